@@ -1,0 +1,1 @@
+"""The backend "lmdb": a B+tree."""

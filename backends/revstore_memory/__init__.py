@@ -1,0 +1,1 @@
+"""The backend "memory": sorted, volatile; the reference."""

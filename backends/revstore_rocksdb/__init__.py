@@ -1,0 +1,1 @@
+"""The backend "rocksdb": an LSM tree."""

@@ -1,0 +1,1 @@
+"""Benchmarks of revstore and its backends."""

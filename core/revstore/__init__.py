@@ -1,0 +1,1 @@
+"""revstore: an etcd-compatible, revisioned key-value store made of plugins."""

@@ -1,0 +1,1 @@
+"""What a committed log entry does to the store."""

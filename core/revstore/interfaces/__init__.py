@@ -1,0 +1,1 @@
+"""The four contracts that plugins implement, and the ports of a shell."""

@@ -1,0 +1,1 @@
+"""Leases: what is replicated, and when they expire."""

@@ -1,0 +1,1 @@
+"""The replica and the shells that drive it."""

@@ -1,0 +1,1 @@
+"""Generated etcd messages, in a descriptor pool of their own."""

@@ -1,0 +1,1 @@
+"""Watches: one hub that serves every stream."""

@@ -1,0 +1,1 @@
+"""Raft consensus, the plugin "raft"."""

@@ -1,0 +1,1 @@
+"""Consensus of one member, the plugin "solo"."""

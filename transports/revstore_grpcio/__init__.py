@@ -1,0 +1,1 @@
+"""The transport "grpcio": the etcd v3 API on grpcio."""
