@@ -50,7 +50,7 @@ class ApiError(RevstoreError):
         return type(self), (self.code, self.message)
 
 
-class Unavailable(RevstoreError):
+class Unavailable(RevstoreError):  # noqa: N818 - the field's own word
     """The work cannot be done now and may be tried again."""
 
 
