@@ -46,6 +46,18 @@ class ApiError(RevstoreError):
         self.code = code
         self.message = message
 
+    def fresh(self) -> ApiError:
+        """A copy to raise: raising one shared instance would chain tracebacks for ever."""
+        return ApiError(self.code, self.message)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, ApiError):
+            return NotImplemented
+        return (self.code, self.message) == (other.code, other.message)
+
+    def __hash__(self) -> int:
+        return hash((self.code, self.message))
+
     def __reduce__(self) -> tuple[type[ApiError], tuple[int, str]]:
         return type(self), (self.code, self.message)
 

@@ -5,8 +5,8 @@ The codes are those of etcd 3.6.
 
 Rules of this file:
 
-1. The constants are shared instances. Raise them with ``raise errors.X from None`` or
-   hand them to ``Call.fail``; nothing ever changes them.
+1. The constants are shared instances to hand to ``Call.fail`` or to compare with; to
+   raise one, ``raise errors.X.fresh()`` (a shared instance would chain tracebacks).
 2. Two codes are UNKNOWN although one would expect otherwise, because that is what
    etcd sends: MEMBER_NOT_ENOUGH_STARTED and TOO_MANY_REQUESTS.
 """
