@@ -297,6 +297,15 @@ class Consensus(ABC):
             ProposalDropped: no leader is known.
         """
 
+    def read_index_now(self) -> int | None:
+        """The index of a read that is confirmed without asking anybody, or None.
+
+        Not None where this member alone is the quorum, or holds a valid leader lease,
+        and has committed an entry of its term. A shell asks this first, and falls back
+        to ``read_index``. Raises: nothing.
+        """
+        return None
+
     @abstractmethod
     def transfer_leader(self, target: int) -> None:
         """Ask that ``target`` become leader; given up after an election timeout.
