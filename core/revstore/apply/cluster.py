@@ -1,0 +1,206 @@
+"""The replicated membership: who belongs to the cluster, and who never may again.
+
+Rows of the keyspace "cluster": ``m`` + member id -> membershippb.Member; ``r`` +
+member id -> nothing, the tombstone of a removed member; ``conf`` -> raftpb.ConfState;
+``version`` -> the cluster version.
+"""
+
+from __future__ import annotations
+
+import json
+from struct import pack
+
+from revstore.errors import CorruptionError
+from revstore.interfaces.consensus import (
+    ConfChange,
+    ConfChangeSingle,
+    ConfChangeTransition,
+    ConfChangeType,
+)
+from revstore.mvcc import tables
+from revstore.mvcc.store import Store
+from revstore.proto import membership_pb2, raft_pb2, rpc_pb2
+from revstore.types import ConfState, Entry, EntryType
+
+MEMBER, REMOVED, CONF, VERSION = b"m", b"r", b"conf", b"version"
+
+
+def member_context(member: membership_pb2.Member) -> bytes:
+    """A member as etcd puts it into a membership change: JSON."""
+    fields: dict[str, object] = {"id": member.ID}
+    fields["peerURLs"] = list(member.raft_attributes.peer_urls)
+    if member.raft_attributes.is_learner:
+        fields["isLearner"] = True
+    if member.member_attributes.name:
+        fields["name"] = member.member_attributes.name
+    if member.member_attributes.client_urls:
+        fields["clientURLs"] = list(member.member_attributes.client_urls)
+    return json.dumps(fields, separators=(",", ":")).encode()
+
+
+def parse_member_context(context: bytes) -> membership_pb2.Member | None:
+    """The member of a membership change, None if it carries none.
+
+    Raises:
+        CorruptionError: the context is not what ``member_context`` makes.
+    """
+    if not context:
+        return None
+    try:
+        fields = json.loads(context)
+        return membership_pb2.Member(
+            ID=fields["id"],
+            raft_attributes=membership_pb2.RaftAttributes(
+                peer_urls=fields.get("peerURLs") or [],
+                is_learner=bool(fields.get("isLearner")),
+            ),
+            member_attributes=membership_pb2.Attributes(
+                name=fields.get("name", ""), client_urls=fields.get("clientURLs") or []
+            ),
+        )
+    except (ValueError, KeyError, TypeError) as exc:
+        raise CorruptionError(f"membership change is damaged: {exc}") from exc
+
+
+def encode_conf_change(change: ConfChange) -> tuple[EntryType, bytes]:
+    """A membership change as log entry; one auto step uses etcd's V1 form."""
+    if len(change.changes) == 1 and change.transition == ConfChangeTransition.AUTO:
+        step = change.changes[0]
+        one = raft_pb2.ConfChange(
+            id=0, type=int(step.type), node_id=step.node_id, context=change.context
+        )  # type: ignore[arg-type] # open enum
+        return EntryType.CONF_CHANGE, one.SerializeToString()
+    many = raft_pb2.ConfChangeV2(
+        transition=int(change.transition),  # type: ignore[arg-type] # open enum
+        changes=[
+            raft_pb2.ConfChangeSingle(type=int(step.type), node_id=step.node_id)  # type: ignore[arg-type] # open enum
+            for step in change.changes
+        ],
+        context=change.context,
+    )
+    return EntryType.CONF_CHANGE_V2, many.SerializeToString()
+
+
+def decode_conf_change(entry: Entry) -> ConfChange:
+    """The membership change of a log entry."""
+    if entry.type == EntryType.CONF_CHANGE:
+        one = raft_pb2.ConfChange.FromString(entry.data)
+        step = ConfChangeSingle(ConfChangeType(one.type), one.node_id)
+        return ConfChange((step,), context=one.context)
+    many = raft_pb2.ConfChangeV2.FromString(entry.data)
+    return ConfChange(
+        tuple(
+            ConfChangeSingle(ConfChangeType(step.type), step.node_id)
+            for step in many.changes
+        ),
+        ConfChangeTransition(many.transition),
+        many.context,
+    )
+
+
+class Cluster:
+    """The membership as of the last applied entry."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    def members(self) -> list[membership_pb2.Member]:
+        """All members by id."""
+        rows = self._store.system_scan(tables.CLUSTER, MEMBER, b"n")
+        return [membership_pb2.Member.FromString(value) for _, value in rows]
+
+    def member(self, member_id: int) -> membership_pb2.Member | None:
+        """One member, None if it is unknown or removed."""
+        row = self._store.system_get(tables.CLUSTER, MEMBER + pack(">Q", member_id))
+        return None if row is None else membership_pb2.Member.FromString(row)
+
+    def is_removed(self, member_id: int) -> bool:
+        """Whether the id belonged to a member that was removed."""
+        key = REMOVED + pack(">Q", member_id)
+        return self._store.system_get(tables.CLUSTER, key) is not None
+
+    def api_members(self) -> list[rpc_pb2.Member]:
+        """All members in the API's form."""
+        return [
+            rpc_pb2.Member(
+                ID=member.ID,
+                name=member.member_attributes.name,
+                peerURLs=member.raft_attributes.peer_urls,
+                clientURLs=member.member_attributes.client_urls,
+                isLearner=member.raft_attributes.is_learner,
+            )
+            for member in self.members()
+        ]
+
+    def conf_state(self) -> ConfState | None:
+        """The membership of consensus at the applied index, None before the first."""
+        row = self._store.system_get(tables.CLUSTER, CONF)
+        if row is None:
+            return None
+        stored = raft_pb2.ConfState.FromString(row)
+        return ConfState(
+            tuple(stored.voters),
+            tuple(stored.learners),
+            tuple(stored.voters_outgoing),
+            tuple(stored.learners_next),
+            stored.auto_leave,
+        )
+
+    def set_conf_state(self, conf: ConfState) -> None:
+        """Remember consensus' membership together with the applied index."""
+        message = raft_pb2.ConfState(
+            voters=conf.voters,
+            learners=conf.learners,
+            voters_outgoing=conf.voters_outgoing,
+            learners_next=conf.learners_next,
+            auto_leave=conf.auto_leave,
+        )
+        row = message.SerializeToString()
+        self._store.system_put(tables.CLUSTER, CONF, row)
+
+    def apply_change(self, change: ConfChange) -> None:
+        """Add, update, promote or remove members as a committed change says."""
+        described = parse_member_context(change.context)
+        for step in change.changes:
+            if step.type == ConfChangeType.REMOVE_NODE:
+                self._remove(step.node_id)
+            elif described is not None and described.ID == step.node_id:
+                self._merge(described, step.type == ConfChangeType.ADD_LEARNER_NODE)
+
+    def set_attributes(
+        self, request: membership_pb2.ClusterMemberAttrSetRequest
+    ) -> None:
+        """A member announces its name and client URLs."""
+        member = self.member(request.member_ID)
+        if member is not None:
+            member.member_attributes.CopyFrom(request.member_attributes)
+            self._save(member)
+
+    def set_version(self, version: str) -> None:
+        """The cluster version that the members agreed on."""
+        self._store.system_put(tables.CLUSTER, VERSION, version.encode())
+
+    def version(self) -> str:
+        """The cluster version, empty until it is decided."""
+        row = self._store.system_get(tables.CLUSTER, VERSION)
+        return "" if row is None else row.decode()
+
+    def _merge(self, described: membership_pb2.Member, learner: bool) -> None:
+        known = self.member(described.ID)
+        if known is None:
+            known = described
+        elif described.raft_attributes.peer_urls:
+            urls = described.raft_attributes.peer_urls
+            del known.raft_attributes.peer_urls[:]
+            known.raft_attributes.peer_urls.extend(urls)
+        known.raft_attributes.is_learner = learner
+        self._save(known)
+
+    def _remove(self, member_id: int) -> None:
+        packed = pack(">Q", member_id)
+        self._store.system_delete(tables.CLUSTER, MEMBER + packed)
+        self._store.system_put(tables.CLUSTER, REMOVED + packed, b"")
+
+    def _save(self, member: membership_pb2.Member) -> None:
+        key = MEMBER + pack(">Q", member.ID)
+        self._store.system_put(tables.CLUSTER, key, member.SerializeToString())

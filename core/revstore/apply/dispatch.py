@@ -1,0 +1,114 @@
+"""From a committed request to the function that applies it.
+
+Rules of this file:
+
+1. Applying is deterministic: it reads the store and the request, no clock and no
+   randomness. All members come to the same result, errors included.
+2. An error is decided before the first change; after that nothing may fail but the disk.
+3. Order of the checks: alarms, then permissions, then the request's own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from revstore.apply import kv, txn
+from revstore.apply.alarms import (
+    COMPACTION,
+    DELETE_RANGE,
+    LEASE_GRANT,
+    LEASE_REVOKE,
+    PUT,
+    RANGE,
+    TXN,
+    Alarms,
+)
+from revstore.apply.cluster import Cluster
+from revstore.auth.store import AUTH_APPLY, AuthInfo, AuthStore
+from revstore.errors import ApiError
+from revstore.lease import apply as lease_apply
+from revstore.lease.lessor import Lessor
+from revstore.mvcc.store import Store
+from revstore.types import ApplyResult
+
+ALARM, LEASE_CHECKPOINT = 10, 11
+CLUSTER_VERSION_SET, CLUSTER_MEMBER_ATTR_SET, DOWNGRADE_INFO_SET = 1300, 1301, 1302
+
+Apply = Callable[[Any], ApplyResult]
+
+NOTHING = ApplyResult(0)
+
+
+class StateMachine:
+    """Everything that committed entries change."""
+
+    def __init__(
+        self,
+        store: Store,
+        lessor: Lessor,
+        auth: AuthStore,
+        alarms: Alarms,
+        cluster: Cluster,
+    ) -> None:
+        self.store = store
+        self.lessor = lessor
+        self.auth = auth
+        self.alarms = alarms
+        self.cluster = cluster
+        self._functions: dict[int, Apply] = {
+            RANGE: lambda request: kv.apply_range(store, request),
+            PUT: lambda request: kv.apply_put(store, request),
+            DELETE_RANGE: lambda request: kv.apply_delete_range(store, request),
+            TXN: lambda request: txn.apply_txn(store, request),
+            COMPACTION: lambda request: kv.apply_compaction(store, request),
+            LEASE_GRANT: lambda request: lease_apply.apply_grant(
+                store, lessor, request
+            ),
+            LEASE_REVOKE: lambda request: lease_apply.apply_revoke(
+                store, lessor, request
+            ),
+            ALARM: alarms.apply,
+            LEASE_CHECKPOINT: lambda request: lease_apply.apply_checkpoint(
+                store, lessor, request
+            ),
+            CLUSTER_VERSION_SET: self._set_version,
+            CLUSTER_MEMBER_ATTR_SET: self._set_attributes,
+            DOWNGRADE_INFO_SET: lambda request: NOTHING,
+        }
+        for tag, function in AUTH_APPLY.items():
+            self._functions[tag] = self._auth_function(function)
+
+    def _auth_function(
+        self, function: Callable[[AuthStore, Any], ApplyResult]
+    ) -> Apply:
+        return lambda request: function(self.auth, request)
+
+    def _set_version(self, request: Any) -> ApplyResult:
+        self.cluster.set_version(request.ver)
+        return NOTHING
+
+    def _set_attributes(self, request: Any) -> ApplyResult:
+        self.cluster.set_attributes(request)
+        return NOTHING
+
+    def apply(
+        self, tag: int, request: Any, info: AuthInfo | None
+    ) -> ApplyResult | ApiError:
+        """Apply one request; the error it deserves is returned, not raised.
+
+        A request of a kind that this version does not know does nothing, as in etcd.
+        """
+        function = self._functions.get(tag)
+        if function is None:
+            return NOTHING
+        try:
+            if self.alarms.any:
+                refusal = self.alarms.refusal(tag, request)
+                if refusal is not None:
+                    return refusal
+            if self.auth.enabled:
+                self.auth.check_apply(info, tag, request)
+            return function(request)
+        except ApiError as exc:
+            return exc
