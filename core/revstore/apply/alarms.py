@@ -9,6 +9,7 @@ from __future__ import annotations
 from struct import Struct
 
 from revstore.api import errors
+from revstore.api.replica import Tag
 from revstore.errors import ApiError
 from revstore.mvcc import tables
 from revstore.mvcc.store import Store
@@ -17,10 +18,19 @@ from revstore.types import ApplyResult
 
 _ROW = Struct(">QI")
 
-PUT, DELETE_RANGE, TXN, COMPACTION, LEASE_GRANT, LEASE_REVOKE = 4, 5, 6, 7, 8, 9
 RANGE = 3
+"""Field number of a range request in InternalRaftRequest; old logs may have one."""
+
 CORRUPT_REFUSES = frozenset(
-    (RANGE, PUT, DELETE_RANGE, TXN, COMPACTION, LEASE_GRANT, LEASE_REVOKE)
+    (
+        RANGE,
+        Tag.PUT,
+        Tag.DELETE_RANGE,
+        Tag.TXN,
+        Tag.COMPACTION,
+        Tag.LEASE_GRANT,
+        Tag.LEASE_REVOKE,
+    )
 )
 
 
@@ -56,23 +66,23 @@ class Alarms:
         """Whether any alarm is raised."""
         return bool(self._raised)
 
-    def raised(self, kind: int = 0) -> list[rpc_pb2.AlarmMember]:
+    def members(self, alarm: int = 0) -> list[rpc_pb2.AlarmMember]:
         """The alarms of one type (0: of all), by member id."""
         return [
-            rpc_pb2.AlarmMember(memberID=member, alarm=alarm)  # type: ignore[arg-type] # open enum
-            for member, alarm in sorted(self._raised)
-            if kind in (0, alarm)
+            rpc_pb2.AlarmMember(memberID=member, alarm=kind)  # type: ignore[arg-type] # open enum
+            for member, kind in sorted(self._raised)
+            if alarm in (0, kind)
         ]
 
     def refusal(self, tag: int, request: object) -> ApiError | None:
         """Why the raised alarms forbid a request, or None."""
-        kinds = {alarm for _, alarm in self._raised}
+        kinds = {kind for _, kind in self._raised}
         if rpc_pb2.CORRUPT in kinds and tag in CORRUPT_REFUSES:
             return errors.CORRUPT
         if rpc_pb2.NOSPACE in kinds:
-            if tag in (PUT, LEASE_GRANT):
+            if tag in (Tag.PUT, Tag.LEASE_GRANT):
                 return errors.NO_SPACE
-            if tag == TXN and isinstance(request, rpc_pb2.TxnRequest):
+            if tag == Tag.TXN and isinstance(request, rpc_pb2.TxnRequest):
                 return errors.NO_SPACE if has_put(request) else None
         return None
 
@@ -82,7 +92,7 @@ class Alarms:
         row = (request.memberID, int(request.alarm))
         member = rpc_pb2.AlarmMember(memberID=row[0], alarm=request.alarm)
         if request.action == rpc_pb2.AlarmRequest.GET:
-            answer = self.raised(int(request.alarm))
+            answer = self.members(int(request.alarm))
         elif request.action == rpc_pb2.AlarmRequest.ACTIVATE:
             if request.alarm != rpc_pb2.NONE:
                 self._raised.add(row)

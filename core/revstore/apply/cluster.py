@@ -164,7 +164,7 @@ class Cluster:
         for step in change.changes:
             if step.type == ConfChangeType.REMOVE_NODE:
                 self._remove(step.node_id)
-            elif described is not None and described.ID == step.node_id:
+            elif described is not None and step.node_id == described.ID:
                 self._merge(described, step.type == ConfChangeType.ADD_LEARNER_NODE)
 
     def set_attributes(

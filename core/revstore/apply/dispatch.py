@@ -13,17 +13,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from revstore.api.replica import Tag
 from revstore.apply import kv, txn
-from revstore.apply.alarms import (
-    COMPACTION,
-    DELETE_RANGE,
-    LEASE_GRANT,
-    LEASE_REVOKE,
-    PUT,
-    RANGE,
-    TXN,
-    Alarms,
-)
+from revstore.apply.alarms import RANGE, Alarms
 from revstore.apply.cluster import Cluster
 from revstore.auth.store import AUTH_APPLY, AuthInfo, AuthStore
 from revstore.errors import ApiError
@@ -31,9 +23,6 @@ from revstore.lease import apply as lease_apply
 from revstore.lease.lessor import Lessor
 from revstore.mvcc.store import Store
 from revstore.types import ApplyResult
-
-ALARM, LEASE_CHECKPOINT = 10, 11
-CLUSTER_VERSION_SET, CLUSTER_MEMBER_ATTR_SET, DOWNGRADE_INFO_SET = 1300, 1301, 1302
 
 Apply = Callable[[Any], ApplyResult]
 
@@ -58,23 +47,23 @@ class StateMachine:
         self.cluster = cluster
         self._functions: dict[int, Apply] = {
             RANGE: lambda request: kv.apply_range(store, request),
-            PUT: lambda request: kv.apply_put(store, request),
-            DELETE_RANGE: lambda request: kv.apply_delete_range(store, request),
-            TXN: lambda request: txn.apply_txn(store, request),
-            COMPACTION: lambda request: kv.apply_compaction(store, request),
-            LEASE_GRANT: lambda request: lease_apply.apply_grant(
+            Tag.PUT: lambda request: kv.apply_put(store, request),
+            Tag.DELETE_RANGE: lambda request: kv.apply_delete_range(store, request),
+            Tag.TXN: lambda request: txn.apply_txn(store, request),
+            Tag.COMPACTION: lambda request: kv.apply_compaction(store, request),
+            Tag.LEASE_GRANT: lambda request: lease_apply.apply_grant(
                 store, lessor, request
             ),
-            LEASE_REVOKE: lambda request: lease_apply.apply_revoke(
+            Tag.LEASE_REVOKE: lambda request: lease_apply.apply_revoke(
                 store, lessor, request
             ),
-            ALARM: alarms.apply,
-            LEASE_CHECKPOINT: lambda request: lease_apply.apply_checkpoint(
+            Tag.ALARM: alarms.apply,
+            Tag.LEASE_CHECKPOINT: lambda request: lease_apply.apply_checkpoint(
                 store, lessor, request
             ),
-            CLUSTER_VERSION_SET: self._set_version,
-            CLUSTER_MEMBER_ATTR_SET: self._set_attributes,
-            DOWNGRADE_INFO_SET: lambda request: NOTHING,
+            Tag.CLUSTER_VERSION_SET: self._set_version,
+            Tag.CLUSTER_MEMBER_ATTR_SET: self._set_attributes,
+            Tag.DOWNGRADE_INFO_SET: lambda request: NOTHING,
         }
         for tag, function in AUTH_APPLY.items():
             self._functions[tag] = self._auth_function(function)

@@ -1,0 +1,89 @@
+"""Who waits for which log entry, and for how long.
+
+Rules of this file:
+
+1. A waiter is found by the index its entry got; it gets the entry's result only if the
+   term matches too. Another term at that index means that the proposal was lost.
+2. Every waiter hears exactly once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from revstore.api import errors
+from revstore.auth.store import AuthInfo
+from revstore.errors import ApiError
+from revstore.types import ApplyResult
+
+Done = Callable[[ApplyResult | ApiError], None]
+
+
+class Proposal(NamedTuple):
+    """A request on its way into the log."""
+
+    tag: int
+    data: bytes
+    """The entry's bytes."""
+    request: Any
+    """The request itself, parsed, so that applying need not parse it again."""
+    done: Done
+    info: AuthInfo | None
+
+
+class Waiting(NamedTuple):
+    """A proposal that has its place in the log."""
+
+    term: int
+    proposal: Proposal
+    deadline: float
+
+
+class Proposals:
+    """Waiters by log index."""
+
+    def __init__(self) -> None:
+        self._by_index: dict[int, Waiting] = {}
+
+    def __len__(self) -> int:
+        return len(self._by_index)
+
+    def add(
+        self, term: int, first_index: int, batch: list[Proposal], deadline: float
+    ) -> None:
+        """The batch got the indexes from ``first_index`` on, in ``term``."""
+        by_index = self._by_index
+        index = first_index
+        for proposal in batch:
+            lost = by_index.get(index)
+            by_index[index] = Waiting(term, proposal, deadline)
+            if lost is not None:
+                lost.proposal.done(errors.LEADER_CHANGED)
+            index += 1
+
+    def take(self, index: int, term: int) -> Proposal | None:
+        """The proposal whose entry is applied now, if it is one of ours."""
+        waiting = self._by_index.pop(index, None)
+        if waiting is None:
+            return None
+        if waiting.term != term:
+            waiting.proposal.done(errors.LEADER_CHANGED)
+            return None
+        return waiting.proposal
+
+    def expire(self, now: float, error: ApiError) -> None:
+        """Tell those whose time is up; their entries may still be applied later."""
+        late = []
+        for index, waiting in self._by_index.items():
+            if waiting.deadline > now:
+                break
+            late.append(index)
+        for index in late:
+            self._by_index.pop(index).proposal.done(error)
+
+    def fail_all(self, error: ApiError) -> None:
+        """Tell everybody that the outcome will not be known here."""
+        waiting, self._by_index = self._by_index, {}
+        for item in waiting.values():
+            item.proposal.done(error)

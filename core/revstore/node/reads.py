@@ -1,0 +1,88 @@
+"""Linearizable reads: a confirmed index, then a wait until it is applied.
+
+One confirmation serves every read that waits for it (Raft thesis, section 6.4).
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from struct import pack
+
+from revstore.api import errors
+from revstore.errors import ApiError
+from revstore.interfaces.consensus import Consensus, ProposalDropped, ReadState
+
+Finished = Callable[[ApiError | None], None]
+
+
+class Reads:
+    """Reads on their way to being served."""
+
+    def __init__(self, consensus: Consensus) -> None:
+        self._consensus = consensus
+        self._asked: list[Finished] = []
+        self._unconfirmed: dict[bytes, tuple[list[Finished], float]] = {}
+        self._unapplied: deque[tuple[int, Finished]] = deque()
+        self._number = 0
+
+    def __len__(self) -> int:
+        return len(self._asked) + len(self._unconfirmed) + len(self._unapplied)
+
+    def ask(self, done: Finished) -> None:
+        """Queue a read for the next ``confirm``."""
+        self._asked.append(done)
+
+    def wait_applied(self, index: int, done: Finished) -> None:
+        """Serve a read that is confirmed already once ``index`` is applied."""
+        self._unapplied.append((index, done))
+
+    def confirm(self, deadline: float) -> None:
+        """Ask for one confirmation for all reads queued so far."""
+        if not self._asked:
+            return
+        batch, self._asked = self._asked, []
+        self._number += 1
+        context = pack(">Q", self._number)
+        try:
+            self._consensus.read_index(context)
+        except ProposalDropped:
+            for done in batch:
+                done(errors.NO_LEADER)
+            return
+        self._unconfirmed[context] = (batch, deadline)
+
+    def confirmed(self, state: ReadState) -> None:
+        """Consensus confirmed a batch."""
+        batch, _ = self._unconfirmed.pop(state.context, ((), 0.0))
+        for done in batch:
+            self._unapplied.append((state.index, done))
+
+    def dropped(self, context: bytes) -> None:
+        """Consensus will not confirm a batch: the leader changed."""
+        batch, _ = self._unconfirmed.pop(context, ((), 0.0))
+        for done in batch:
+            done(errors.LEADER_CHANGED)
+
+    def serve(self, applied: int) -> None:
+        """Let the reads go on whose index is applied."""
+        waiting = self._unapplied
+        while waiting and waiting[0][0] <= applied:
+            waiting.popleft()[1](None)
+
+    def expire(self, now: float) -> None:
+        """Tell the reads whose time is up."""
+        late = [key for key, (_, at) in self._unconfirmed.items() if at <= now]
+        for key in late:
+            for done in self._unconfirmed.pop(key)[0]:
+                done(errors.TIMEOUT)
+
+    def fail_all(self, error: ApiError) -> None:
+        """Tell every read that it will not be served."""
+        waiting = [*self._asked, *(done for _, done in self._unapplied)]
+        for batch, _ in self._unconfirmed.values():
+            waiting += batch
+        self._asked, self._unconfirmed = [], {}
+        self._unapplied.clear()
+        for done in waiting:
+            done(error)

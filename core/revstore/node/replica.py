@@ -1,0 +1,524 @@
+"""A member without its shell: proposals in, durable and applied results out.
+
+The way of a write: ``propose`` queues; ``pump`` hands the queue to consensus, appends
+what consensus wants persisted to the write-ahead log, and goes on; when the log reports
+the batch durable, consensus commits it, ``pump`` applies it and answers the waiters.
+
+Rules of this file:
+
+1. A waiter is answered after its entry was applied, and an entry is applied after
+   consensus committed it, which needs it durable. There is no shortcut.
+2. Messages marked "after persist" leave only when their batch is durable.
+3. Everything runs on one thread, the shell's loop, but for the log's ``on_durable``,
+   which only notes a number and wakes the loop.
+4. After a storage failure the replica is stopped: it answers nothing any more, since it
+   cannot know what is on disk.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from google.protobuf.message import Message as ProtoMessage
+
+from revstore import logs
+from revstore.api import errors
+from revstore.api.replica import MemberChange, ReplicaStatus, SnapshotReady, Tag
+from revstore.apply import entries
+from revstore.apply.alarms import Alarms
+from revstore.apply.cluster import Cluster, decode_conf_change
+from revstore.apply.dispatch import StateMachine
+from revstore.auth.store import AuthInfo, AuthStore
+from revstore.errors import ApiError, RevstoreError, StorageError
+from revstore.interfaces.backend import Backend
+from revstore.interfaces.consensus import (
+    Consensus,
+    Message,
+    ProposalDropped,
+    Ready,
+    Role,
+)
+from revstore.interfaces.ports import Clock
+from revstore.interfaces.wal import Wal
+from revstore.lease.lessor import Lessor
+from revstore.mvcc.store import Store
+from revstore.node.headers import Headers
+from revstore.node.housekeeping import Housekeeping
+from revstore.node.proposals import Done, Proposal, Proposals
+from revstore.node.reads import Finished, Reads
+from revstore.node.settings import MemberSettings
+from revstore.node.shell import Shell
+from revstore.proto import rpc_pb2
+from revstore.types import Entry, EntryType
+from revstore.version import ETCD_API_VERSION
+from revstore.watch.hub import WatchHub
+
+LOG = logs.get(__name__)
+
+APPLY_BATCH_MAX = 2_000
+"""Entries applied before the loop gets a turn."""
+
+APPLY_LAG_MAX = 5_000
+"""Committed entries that may wait to be applied; beyond it requests are refused."""
+
+
+class Parts:
+    """What a replica is put together from."""
+
+    def __init__(
+        self,
+        backend: Backend,
+        store: Store,
+        wal: Wal,
+        consensus: Consensus,
+        hub: WatchHub,
+        lessor: Lessor,
+        auth: AuthStore,
+    ) -> None:
+        self.backend = backend
+        self.store = store
+        self.wal = wal
+        self.consensus = consensus
+        self.hub = hub
+        self.lessor = lessor
+        self.auth = auth
+
+
+class Replica:
+    """One member; see the module's rules. Satisfies ``revstore.api.replica.Replica``."""
+
+    def __init__(
+        self,
+        settings: MemberSettings,
+        parts: Parts,
+        shell: Shell,
+        member_id: int,
+        cluster_id: int,
+        request_id_seed: int,
+    ) -> None:
+        self.settings = settings
+        self.backend = parts.backend
+        self.store = parts.store
+        self.wal = parts.wal
+        self.consensus = parts.consensus
+        self.hub = parts.hub
+        self.lessor = parts.lessor
+        self.auth = parts.auth
+        self.member_id = member_id
+        self.cluster_id = cluster_id
+        self.alarms = Alarms(parts.store)
+        self.cluster = Cluster(parts.store)
+        self.machine = StateMachine(
+            parts.store, parts.lessor, parts.auth, self.alarms, self.cluster
+        )
+        self.shell = shell
+        self.clock: Clock = shell.clock
+        self.stopped = False
+        self.failure: Exception | None = None
+        self.role = Role.FOLLOWER
+        self.leader = 0
+        self.send: Callable[[Sequence[Message]], None] | None = None
+        """Where messages to other members go; set by whoever has peers."""
+        status = parts.consensus.status()
+        self._term = status.term
+        self._commit = status.commit
+        self._applied = status.applied
+        self._headers = Headers(cluster_id, member_id)
+        self._headers.set_term(self._term)
+        self._encoder = entries.RequestEncoder(request_id_seed)
+        self._queue: list[Proposal] = []
+        self._waiting = Proposals()
+        self.reads = Reads(parts.consensus)
+        self._to_apply: deque[Entry] = deque()
+        self._unsent: deque[tuple[int, tuple[Message, ...]]] = deque()
+        self._durable = 0
+        self._reported = 0
+        self._log_error: StorageError | None = None
+        self._pumping = False
+        self.housekeeping = Housekeeping(self)
+
+    # ----- facts that the services ask for
+
+    @property
+    def name(self) -> str:
+        """The member's configured name."""
+        return self.settings.name
+
+    @property
+    def max_txn_ops(self) -> int:
+        """Operations allowed in one transaction."""
+        return self.settings.max_txn_ops
+
+    @property
+    def max_request_bytes(self) -> int:
+        """Largest proposal in bytes."""
+        return self.settings.max_request_bytes
+
+    @property
+    def quota_bytes(self) -> int:
+        """Bound on the backend's size in bytes; 0 or less means none."""
+        return self.settings.quota_bytes
+
+    @property
+    def strict_reconfig_check(self) -> bool:
+        """Whether changes that endanger the quorum are refused."""
+        return self.settings.strict_reconfig_check
+
+    @property
+    def multi_member(self) -> bool:
+        """Whether the consensus plugin can have more than one member."""
+        return self.consensus.capabilities.multi_member
+
+    @property
+    def is_leader(self) -> bool:
+        """Whether this member leads."""
+        return self.role == Role.LEADER
+
+    @property
+    def is_learner(self) -> bool:
+        """Whether this member does not vote."""
+        return self.member_id in self.consensus.status().conf_state.learners
+
+    @property
+    def applied(self) -> int:
+        """Index of the last applied entry."""
+        return self._applied
+
+    @property
+    def term(self) -> int:
+        """The current term."""
+        return self._term
+
+    @property
+    def cluster_version(self) -> str:
+        """Version that the members agreed on."""
+        return self.cluster.version() or ETCD_API_VERSION
+
+    def members(self) -> list[rpc_pb2.Member]:
+        """All members, ordered by id."""
+        return self.cluster.api_members()
+
+    def header(self, revision: int = 0) -> bytes:
+        """The tagged bytes of a response's header."""
+        return self._headers.with_revision(revision or self.store.revision)
+
+    def header_no_revision(self) -> bytes:
+        """The same without a revision."""
+        return self._headers.without_revision()
+
+    def authenticate(self, metadata: Mapping[str, str]) -> AuthInfo | None:
+        """Who the metadata's token belongs to. Raises: ApiError."""
+        return self.auth.authenticate(metadata)
+
+    def status(self) -> ReplicaStatus:
+        """The member as seen from outside."""
+        found = [] if self.leader else [errors.NO_LEADER.message]
+        found += [
+            f"memberID:{alarm.memberID} alarm:{rpc_pb2.AlarmType.Name(alarm.alarm)} "
+            for alarm in self.alarms.members()
+        ]
+        return ReplicaStatus(
+            version=ETCD_API_VERSION,
+            db_size=self.store.size_bytes,
+            db_size_in_use=self.store.size_in_use_bytes,
+            leader=self.leader,
+            raft_index=self._commit,
+            raft_term=self._term,
+            raft_applied_index=self._applied,
+            errors=tuple(found),
+            is_learner=self.is_learner,
+            storage_version=ETCD_API_VERSION.rsplit(".", 1)[0] + ".0",
+            quota=self.quota_bytes,
+        )
+
+    # ----- requests
+
+    def propose(
+        self,
+        tag: int,
+        payload: bytes,
+        request: ProtoMessage,
+        done: Done,
+        info: AuthInfo | None = None,
+    ) -> None:
+        """Have a request agreed on, made durable and applied."""
+        if self.stopped:
+            done(self._stop_error())
+            return
+        if info is None:
+            data = self._encoder.encode(tag, payload)
+        else:
+            data = self._encoder.encode_for_user(
+                tag, payload, info.username, info.revision
+            )
+        if len(data) > self.settings.max_request_bytes:
+            done(errors.REQUEST_TOO_LARGE)
+            return
+        queue = self._queue
+        if not queue:
+            if self._commit - self._applied > APPLY_LAG_MAX:
+                done(errors.TOO_MANY_REQUESTS)
+                return
+            self.shell.request_pump()
+        queue.append(Proposal(tag, data, request, done, info))
+
+    def read(self, done: Finished) -> None:
+        """Linearizable barrier; see ``revstore.api.replica.Replica.read``."""
+        if self.stopped:
+            done(self._stop_error())
+            return
+        index = self.consensus.read_index_now()
+        if index is None:
+            self.reads.ask(done)
+            self.shell.request_pump()
+        elif index <= self._applied:
+            done(None)
+        else:
+            self.reads.wait_applied(index, done)
+
+    def has_space(self, cost: int) -> bool:
+        """Whether the backend may grow by ``cost`` bytes under its quota."""
+        quota = self.settings.quota_bytes
+        if quota <= 0 or self.store.size_bytes + cost <= quota:
+            return True
+        self.housekeeping.raise_no_space()
+        return False
+
+    def change_members(self, change: MemberChange, done: Finished) -> None:
+        """Refused until the consensus plugin can have more than one member."""
+        done(errors.bad_request("this member's consensus has a fixed membership"))
+
+    def transfer_leader(self, target: int, done: Finished) -> None:
+        """Hand leadership to another voter."""
+        done(errors.BAD_LEADER_TRANSFEREE)
+
+    def defragment(self, done: Finished) -> None:
+        """Give free space back in the background while serving goes on."""
+        self.housekeeping.defragment(done)
+
+    def open_snapshot(self, done: SnapshotReady) -> None:
+        """A consistent reader that has everything applied so far."""
+        self.housekeeping.open_snapshot(done)
+
+    def schedule(self, work: Callable[[], None]) -> None:
+        """Run ``work`` soon on the loop."""
+        self.shell.schedule(work)
+
+    def run_in_thread(
+        self, work: Callable[[], Any], done: Callable[[Any], None]
+    ) -> None:
+        """Run blocking work elsewhere; ``done`` gets result or exception."""
+        self.shell.run_in_thread(work, done)
+
+    # ----- the machine
+
+    def pump(self) -> None:
+        """Do everything that can be done now. Called by the shell, on the loop."""
+        if self._pumping or self.stopped:
+            return
+        self._pumping = True
+        try:
+            self._pump()
+        except (StorageError, RevstoreError) as exc:
+            self.fail(exc)
+        finally:
+            self._pumping = False
+
+    def _pump(self) -> None:
+        consensus = self.consensus
+        while True:
+            self._report_durable()
+            if self._queue:
+                self._propose_queue()
+            self.reads.confirm(self.clock.now() + self.settings.request_timeout_s)
+            if not consensus.has_ready():
+                break
+            self._handle(consensus.ready())
+        if self._to_apply:
+            self._apply()
+        self.reads.serve(self._applied)
+
+    def _report_durable(self) -> None:
+        if self._log_error is not None:
+            raise self._log_error
+        durable = self._durable
+        if durable > self._reported:
+            self._reported = durable
+            self.consensus.persisted(durable)
+            while self._unsent and self._unsent[0][0] <= durable:
+                self._send(self._unsent.popleft()[1])
+
+    def _propose_queue(self) -> None:
+        batch, self._queue = self._queue, []
+        try:
+            place = self.consensus.propose([proposal.data for proposal in batch])
+        except ProposalDropped:
+            error = errors.PROPOSAL_DROPPED if self.leader else errors.NO_LEADER
+            for proposal in batch:
+                proposal.done(error)
+            return
+        deadline = self.clock.now() + self.settings.request_timeout_s
+        if place is not None:
+            self._waiting.add(place[0], place[1], batch, deadline)
+
+    def _handle(self, ready: Ready) -> None:
+        if ready.role is not None:
+            self._role_changed(ready)
+        self._send(ready.messages)
+        persist = ready.persist
+        if persist is not None:
+            if ready.messages_after_persist:
+                item = (persist.sequence, ready.messages_after_persist)
+                self._unsent.append(item)
+            if persist.hard_state is not None:
+                self._set_term(persist.hard_state.term)
+            self.wal.append(
+                persist.hard_state,
+                persist.entries,
+                self._on_durable(persist.sequence),
+            )
+        elif ready.messages_after_persist:
+            self._send(ready.messages_after_persist)
+        for state in ready.read_states:
+            self.reads.confirmed(state)
+        for context in ready.dropped_reads:
+            self.reads.dropped(context)
+        if ready.committed:
+            self._to_apply.extend(ready.committed)
+            self._commit = ready.committed[-1].index
+
+    def _on_durable(self, sequence: int) -> Callable[[StorageError | None], None]:
+        def on_durable(error: StorageError | None) -> None:
+            if error is not None:
+                self._log_error = error
+            else:
+                self._durable = sequence
+            self.shell.wake()
+
+        return on_durable
+
+    def _send(self, messages: Sequence[Message]) -> None:
+        if messages and self.send is not None:
+            self.send(messages)
+
+    def _set_term(self, term: int) -> None:
+        if term != self._term:
+            self._term = term
+            self._headers.set_term(term)
+
+    def _role_changed(self, ready: Ready) -> None:
+        assert ready.role is not None
+        was_leader = self.is_leader
+        self.role = ready.role
+        self.leader = ready.leader or 0
+        self._set_term(self.consensus.status().term)
+        if was_leader and not self.is_leader:
+            self.lessor.demote()
+        LOG.info(
+            "role changed",
+            role=str(self.role),
+            leader=f"{self.leader:x}",
+            term=self._term,
+        )
+
+    def _apply(self) -> None:
+        """Apply a bounded number of committed entries, then tell the watchers."""
+        store, take = self.store, self._waiting.take
+        to_apply, machine = self._to_apply, self.machine.apply
+        count = 0
+        while to_apply and count < APPLY_BATCH_MAX and not store.overloaded():
+            entry = to_apply.popleft()
+            count += 1
+            index, term = entry.index, entry.term
+            proposal = take(index, term)
+            if entry.type is not EntryType.NORMAL:
+                self._apply_conf_change(entry)
+                store.set_applied(index, term)
+            elif proposal is not None:
+                result = machine(proposal.tag, proposal.request, proposal.info)
+                store.set_applied(index, term)
+                self._applied = index
+                proposal.done(result)
+            else:
+                self._apply_foreign(entry)
+                store.set_applied(index, term)
+            self._applied = index
+        if count:
+            self.consensus.applied(self._applied)
+            self.hub.notify(store.drain_events())
+            self.housekeeping.after_apply()
+        if to_apply and not store.overloaded():
+            self.shell.request_pump()
+
+    def _apply_foreign(self, entry: Entry) -> None:
+        """An entry that nobody here waits for: another member's, or a replayed one."""
+        if not entry.data:
+            self._term_began(entry)
+            return
+        decoded = entries.decode(entry.data)
+        if decoded.request is not None:
+            info = None
+            if decoded.username:
+                info = AuthInfo(decoded.username, decoded.auth_revision)
+            self.machine.apply(decoded.tag, decoded.request, info)
+
+    def _term_began(self, entry: Entry) -> None:
+        """The empty first entry of a term: its leader takes over the leases."""
+        if self.is_leader and entry.term == self._term:
+            self.lessor.promote(self.settings.election_timeout_s)
+            self.housekeeping.leader_began()
+
+    def _apply_conf_change(self, entry: Entry) -> None:
+        change = decode_conf_change(entry)
+        conf = self.consensus.apply_conf_change(change)
+        self.cluster.apply_change(change)
+        self.cluster.set_conf_state(conf)
+
+    # ----- time and end
+
+    def tick(self) -> None:
+        """One heartbeat interval has passed. Called by the shell, on the loop."""
+        if self.stopped:
+            return
+        now = self.clock.now()
+        self.consensus.tick()
+        self._waiting.expire(now, errors.TIMEOUT)
+        self.reads.expire(now)
+        self.housekeeping.tick(now)
+        self.pump()
+
+    def fail(self, error: Exception) -> None:
+        """A storage failure or a broken invariant: stop answering (rule 4)."""
+        if self.failure is None:
+            self.failure = error
+            LOG.error("stopped after a failure", error=f"{error}", exc_info=error)
+        self.stop()
+
+    def stop(self) -> None:
+        """Take no more requests and tell all waiters that the outcome is unknown."""
+        if self.stopped:
+            return
+        self.stopped = True
+        error = self._stop_error()
+        queue, self._queue = self._queue, []
+        for proposal in queue:
+            proposal.done(error)
+        self._waiting.fail_all(error)
+        self.reads.fail_all(error)
+
+    def _stop_error(self) -> ApiError:
+        if self.failure is None:
+            return errors.STOPPED
+        text = f"revstore: storage failed, restart the member: {self.failure}"
+        return ApiError(errors.Code.UNAVAILABLE, text)
+
+    def busy(self) -> bool:
+        """Whether somebody still waits for a result."""
+        return bool(self._queue or len(self._waiting) or self._to_apply)
+
+    def propose_internal(self, tag: Tag, request: ProtoMessage, done: Done) -> None:
+        """Propose a request of the member's own, as the user root when auth is on."""
+        info = self.auth.internal_info() if self.auth.enabled else None
+        self.propose(tag, request.SerializeToString(), request, done, info)

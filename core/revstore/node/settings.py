@@ -1,0 +1,61 @@
+"""What a member is told at its start."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+DEFAULT_PEER_URL = "http://localhost:2380"
+DEFAULT_CLIENT_URL = "http://localhost:2379"
+DEFAULT_TOKEN = "etcd-cluster"  # noqa: S105 - a salt for ids, not a secret
+
+
+class PluginChoice(msgspec.Struct, frozen=True):
+    """A plugin by name, with its options."""
+
+    name: str
+    options: Mapping[str, Any] = {}
+
+
+class MemberSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """Settings of one member; sizes in bytes, times in seconds."""
+
+    data_dir: Path
+    wal_dir: Path | None = None
+    """Where the write-ahead log goes; None: inside the data directory."""
+    name: str = "default"
+    backend: PluginChoice = PluginChoice("lmdb")
+    wal: PluginChoice = PluginChoice("segment")
+    consensus: PluginChoice = PluginChoice("solo")
+    peer_urls: tuple[str, ...] = (DEFAULT_PEER_URL,)
+    client_urls: tuple[str, ...] = (DEFAULT_CLIENT_URL,)
+    """What the member list announces to clients."""
+    initial_cluster: Mapping[str, tuple[str, ...]] = {}
+    """Peer URLs by member name at bootstrap; empty: this member alone."""
+    cluster_token: str = DEFAULT_TOKEN
+    max_txn_ops: int = 128
+    max_request_bytes: int = 1_572_864
+    quota_bytes: int = 2 * 1024**3
+    """Bound on the backend's size; 0 or less: none."""
+    strict_reconfig_check: bool = True
+    heartbeat_s: float = 0.1
+    election_timeout_s: float = 1.0
+    snapshot_count: int = 10_000
+    """Applied entries between two points that the log can be purged to."""
+    catchup_entries: int = 5_000
+    """Entries kept in the log behind such a point."""
+    compaction_batch_limit: int = 1000
+    compaction_sleep_s: float = 0.01
+    flush_interval_s: float = 0.1
+    progress_notify_s: float = 600.0
+    bcrypt_cost: int = 10
+    auth_token: str = "simple"  # noqa: S105 - a kind of token
+    auth_token_ttl_s: int = 300
+
+    @property
+    def request_timeout_s(self) -> float:
+        """How long a proposal may take (etcd: 5 s + 2 election timeouts)."""
+        return 5.0 + 2 * self.election_timeout_s
