@@ -1,0 +1,19 @@
+"""Bounds of the grpcio transport."""
+
+from __future__ import annotations
+
+STREAM_QUEUE_BYTES_MAX = 1024 * 1024
+"""Bytes that may wait in one stream before it is not writable (T-03)."""
+
+STREAM_QUEUE_BYTES_RESUME = STREAM_QUEUE_BYTES_MAX // 2
+"""A stream that was not writable is writable again below this."""
+
+STREAM_MESSAGE_COST_BYTES = 256
+"""What each waiting message counts besides its own length."""
+
+LIBRARY_RECEIVE_FACTOR = 4
+"""The library refuses messages above this multiple of the real limit.
+
+Between the two the transport itself refuses, in the words clients know from etcd;
+above, the library's own words are what the client sees, and memory stays bounded.
+"""
