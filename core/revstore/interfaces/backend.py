@@ -163,6 +163,16 @@ class Snapshot(ABC):
             StorageError: as for ``get``.
         """
 
+    def count(self, keyspace: str, lo: bytes, hi: bytes | None) -> int:
+        """The number of keys with lo <= key < hi.
+
+        An engine that can count without reading values should override this.
+
+        Raises:
+            StorageError: as for ``get``.
+        """
+        return sum(map(len, self.scan(keyspace, lo, hi)))
+
     @abstractmethod
     def close(self) -> None:
         """Release the view; calling it again does nothing. Raises: nothing."""
