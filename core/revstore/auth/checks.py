@@ -20,16 +20,27 @@ from typing import Any
 from google.protobuf.message import Message
 
 from revstore.api import errors
+from revstore.api.replica import Tag
 from revstore.auth.info import AuthInfo, Identity
 from revstore.auth.permissions import ROOT, UserPermissions, request_range
 from revstore.auth.state import AuthState
 from revstore.proto import rpc_pb2
 
 RANGE = 3
-ALARM = 10
-LEASE_CHECKPOINT = 11
+"""Field number of a range request in the log; old logs may have one."""
 
-UNCHECKED_TAGS = frozenset({ALARM, LEASE_CHECKPOINT, 1300, 1301, 1302, 9900})
+AUTH_STATUS = 1013
+"""The same of the question for the switch."""
+
+UNCHECKED_TAGS = frozenset(
+    {
+        Tag.ALARM,
+        Tag.LEASE_CHECKPOINT,
+        Tag.CLUSTER_VERSION_SET,
+        Tag.CLUSTER_MEMBER_ATTR_SET,
+        Tag.DOWNGRADE_INFO_SET,
+    }
+)
 """Entries that members propose themselves; clients reach them, if at all, only through
 services that ask for root first."""
 
@@ -41,14 +52,14 @@ class AuthChecks:
         self._state = state
         self._by_tag: dict[int, Callable[[Identity | None, Any], None]] = {
             RANGE: lambda info, req: self.check_range(info, req.key, req.range_end),
-            4: self.check_put,
-            5: self.check_delete,
-            6: self.check_txn,
-            8: lambda info, req: self.check_authenticated(info),
-            9: lambda info, req: self.check_lease_revoke(info, req.ID),
-            1012: lambda info, req: self.check_not_stale(info),
-            1102: self.check_user_get,
-            1202: self.check_role_get,
+            Tag.PUT: self.check_put,
+            Tag.DELETE_RANGE: self.check_delete,
+            Tag.TXN: self.check_txn,
+            Tag.LEASE_GRANT: lambda info, req: self.check_authenticated(info),
+            Tag.LEASE_REVOKE: lambda info, req: self.check_lease_revoke(info, req.ID),
+            Tag.AUTHENTICATE: lambda info, req: self.check_not_stale(info),
+            Tag.AUTH_USER_GET: self.check_user_get,
+            Tag.AUTH_ROLE_GET: self.check_role_get,
         }
 
     @property
@@ -61,10 +72,9 @@ class AuthChecks:
         """Moves with every change of users and roles, and when auth is turned off."""
         return self._state.revision
 
-    def root_info(self) -> AuthInfo | None:
-        """The identity for what a member proposes itself, such as expired leases."""
-        if not self._state.enabled:
-            return None
+    def internal_info(self) -> AuthInfo:
+        """The identity of what a member proposes itself, such as expired leases: the
+        user root, which keeps its role for as long as auth is on."""
         return AuthInfo(ROOT, self._state.revision)
 
     def _permissions(self, info: Identity | None) -> UserPermissions:

@@ -136,6 +136,6 @@ class AuthState:
         """The keys attached to a lease, ascending."""
         return list(self._rows.lease_keys(lease_id))
 
-    def applied_index(self) -> int:
-        """Index of the newest applied entry."""
-        return self._rows.applied_index
+    def entry_index(self) -> int:
+        """Index of the entry being applied: the first that is not applied yet."""
+        return self._rows.applied_index + 1

@@ -12,16 +12,21 @@ Rules of this file:
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Mapping
+from random import Random
 from typing import Any, NamedTuple
 
 from revstore.api import errors
-from revstore.auth.checks import AuthChecks
+from revstore.api.replica import Tag
+from revstore.auth.checks import AUTH_STATUS, AuthChecks
 from revstore.auth.info import AuthInfo, SystemRows
-from revstore.auth.passwords import from_wire, is_hash
+from revstore.auth.passwords import COST_DEFAULT, check_cost, from_wire, is_hash
 from revstore.auth.permissions import OPEN_END, ROOT, is_grantable
 from revstore.auth.state import AuthState
-from revstore.auth.tokens import TokenProvider, token_of
+from revstore.auth.token_kinds import make_tokens
+from revstore.auth.tokens import TOKEN_TTL_S, TokenProvider, token_of
+from revstore.interfaces.ports import Clock
 from revstore.proto import raft_internal_pb2, rpc_pb2
 from revstore.proto.auth_pb2 import Permission, Role, User, UserAddOptions
 from revstore.types import ApplyResult
@@ -42,9 +47,26 @@ class PasswordCheck(NamedTuple):
 class AuthStore(AuthChecks):
     """The auth part of the state machine."""
 
-    def __init__(self, store: SystemRows, tokens: TokenProvider) -> None:
+    def __init__(
+        self,
+        store: SystemRows,
+        *,
+        clock: Clock,
+        random: Random,
+        token_ttl_s: float = TOKEN_TTL_S,
+        bcrypt_cost: int = COST_DEFAULT,
+        auth_token: str = "simple",
+        wall_now: Callable[[], float] = time.time,
+    ) -> None:
+        """Read the rows; see ``make_tokens`` for what the token arguments mean.
+
+        Raises:
+            ConfigError: bad cost, kind of token or time to live.
+            StorageError: the rows cannot be read.
+        """
+        self.bcrypt_cost = check_cost(bcrypt_cost)
+        self._tokens = make_tokens(auth_token, clock, random, token_ttl_s, wall_now)
         super().__init__(AuthState(store))
-        self._tokens = tokens
 
     @property
     def tokens(self) -> TokenProvider:
@@ -159,7 +181,7 @@ class AuthStore(AuthChecks):
         token = self._tokens.assign(
             request.name,
             request.simple_token,
-            self._state.applied_index(),
+            self._state.entry_index(),
             self._state.revision,
         )
         body = rpc_pb2.AuthenticateResponse(token=token)
@@ -397,22 +419,22 @@ def _replicated_hash(
 AuthFunction = Callable[[AuthStore, Any], ApplyResult]
 
 AUTH_APPLY: dict[int, AuthFunction] = {
-    1000: AuthStore.apply_enable,
-    1011: AuthStore.apply_disable,
-    1012: AuthStore.apply_authenticate,
-    1013: AuthStore.apply_status,
-    1100: AuthStore.apply_user_add,
-    1101: AuthStore.apply_user_delete,
-    1102: AuthStore.apply_user_get,
-    1103: AuthStore.apply_user_change_password,
-    1104: AuthStore.apply_user_grant_role,
-    1105: AuthStore.apply_user_revoke_role,
-    1106: AuthStore.apply_user_list,
-    1107: AuthStore.apply_role_list,
-    1200: AuthStore.apply_role_add,
-    1201: AuthStore.apply_role_delete,
-    1202: AuthStore.apply_role_get,
-    1203: AuthStore.apply_role_grant_permission,
-    1204: AuthStore.apply_role_revoke_permission,
+    Tag.AUTH_ENABLE: AuthStore.apply_enable,
+    Tag.AUTH_DISABLE: AuthStore.apply_disable,
+    Tag.AUTHENTICATE: AuthStore.apply_authenticate,
+    AUTH_STATUS: AuthStore.apply_status,
+    Tag.AUTH_USER_ADD: AuthStore.apply_user_add,
+    Tag.AUTH_USER_DELETE: AuthStore.apply_user_delete,
+    Tag.AUTH_USER_GET: AuthStore.apply_user_get,
+    Tag.AUTH_USER_CHANGE_PASSWORD: AuthStore.apply_user_change_password,
+    Tag.AUTH_USER_GRANT_ROLE: AuthStore.apply_user_grant_role,
+    Tag.AUTH_USER_REVOKE_ROLE: AuthStore.apply_user_revoke_role,
+    Tag.AUTH_USER_LIST: AuthStore.apply_user_list,
+    Tag.AUTH_ROLE_LIST: AuthStore.apply_role_list,
+    Tag.AUTH_ROLE_ADD: AuthStore.apply_role_add,
+    Tag.AUTH_ROLE_DELETE: AuthStore.apply_role_delete,
+    Tag.AUTH_ROLE_GET: AuthStore.apply_role_get,
+    Tag.AUTH_ROLE_GRANT_PERMISSION: AuthStore.apply_role_grant_permission,
+    Tag.AUTH_ROLE_REVOKE_PERMISSION: AuthStore.apply_role_revoke_permission,
 }
 """Apply functions by field number in InternalRaftRequest."""

@@ -99,8 +99,8 @@ class SimpleTokens:
         return "".join(self._random.choices(string.ascii_letters, k=TOKEN_LETTERS))
 
     def assign(self, username: str, prefix: str, index: int, revision: int) -> str:
-        """Remember a new token. A prefix that has an index already keeps it."""
-        token = prefix if "." in prefix else f"{prefix}.{index}"
+        """Remember a new token."""
+        token = f"{prefix}.{index}"
         now = self._clock.now()
         self._drop_expired(now)
         self._tokens[token] = _Token(username, now + self._ttl_s)
