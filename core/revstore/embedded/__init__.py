@@ -1,0 +1,1 @@
+"""revstore as a library: the same member, driven in the caller's thread."""

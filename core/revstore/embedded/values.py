@@ -1,0 +1,210 @@
+"""What the library hands to its users, and what it takes from them.
+
+Rules of this file:
+
+1. Keys and values are bytes; a str is encoded as UTF-8 for convenience.
+2. Values are frozen: they may be shared between threads.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+import msgspec
+
+from revstore.errors import UsageError
+from revstore.mvcc.query import RangeQuery
+from revstore.proto import kv_pb2, rpc_pb2
+
+Key = bytes | str
+
+
+def to_bytes(text: Key, what: str = "key") -> bytes:
+    """A key or value as bytes.
+
+    Raises:
+        UsageError: it is neither bytes nor str.
+    """
+    if isinstance(text, bytes):
+        return text
+    if isinstance(text, str):
+        return text.encode()
+    if isinstance(text, bytearray | memoryview):
+        return bytes(text)
+    raise UsageError(f"a {what} must be bytes or str, not {type(text).__name__}")
+
+
+class KeyValue(msgspec.Struct, frozen=True, gc=False):
+    """A pair as of some revision (mvccpb.KeyValue)."""
+
+    key: bytes
+    value: bytes
+    create_revision: int
+    """Revision at which the key's present life began."""
+    mod_revision: int
+    """Revision of the last change."""
+    version: int
+    """Number of puts in the present life; 0 only in a delete event."""
+    lease: int = 0
+    """Lease that the key is attached to, 0 for none."""
+
+
+def decode_pair(row: bytes) -> KeyValue:
+    """A stored row as a value."""
+    pair = kv_pb2.KeyValue.FromString(row)
+    return KeyValue(
+        pair.key,
+        pair.value,
+        pair.create_revision,
+        pair.mod_revision,
+        pair.version,
+        pair.lease,
+    )
+
+
+class EventType(StrEnum):
+    """What happened to a key."""
+
+    PUT = "put"
+    DELETE = "delete"
+
+
+class WatchEvent(msgspec.Struct, frozen=True, gc=False):
+    """One change, as a watch reports it."""
+
+    type: EventType
+    kv: KeyValue
+    """For a delete: the key and the revision of the delete, nothing else."""
+    prev: KeyValue | None = None
+    """The pair before the change, if it was asked for and is not compacted."""
+
+    @property
+    def key(self) -> bytes:
+        """The key that changed."""
+        return self.kv.key
+
+    @property
+    def value(self) -> bytes:
+        """The new value; empty for a delete."""
+        return self.kv.value
+
+    @property
+    def revision(self) -> int:
+        """The revision of the change."""
+        return self.kv.mod_revision
+
+
+class PutResult(msgspec.Struct, frozen=True, gc=False):
+    """The outcome of a put."""
+
+    revision: int
+    prev: KeyValue | None = None
+
+
+class DeleteResult(msgspec.Struct, frozen=True, gc=False):
+    """The outcome of a delete; ``revision`` moved only if ``deleted`` is not 0."""
+
+    revision: int
+    deleted: int
+    prev: tuple[KeyValue, ...] = ()
+
+
+class RangeAnswer(msgspec.Struct, frozen=True):
+    """One result inside a transaction."""
+
+    kvs: tuple[KeyValue, ...]
+    count: int
+    more: bool
+
+
+class TxnResult(msgspec.Struct, frozen=True):
+    """The outcome of a transaction: one answer for each operation of the branch."""
+
+    succeeded: bool
+    revision: int
+    answers: tuple[PutResult | DeleteResult | RangeAnswer | TxnResult, ...]
+
+
+class HashAnswer(msgspec.Struct, frozen=True):
+    """Checksum of the history up to a revision; equal on every equal store."""
+
+    hash: int
+    revision: int
+    compact_revision: int
+
+
+def prefix_end(prefix: bytes) -> bytes:
+    """The end of the range of all keys with a prefix, in etcd's form."""
+    stripped = prefix.rstrip(b"\xff")
+    if not stripped:
+        return b"\x00"
+    return stripped[:-1] + bytes([stripped[-1] + 1])
+
+
+def make_span(
+    key: Key | None, end: Key | None, prefix: Key | None
+) -> tuple[bytes, bytes]:
+    """(key, range_end) in etcd's form from what a caller gave.
+
+    Nothing at all means every key; ``prefix`` excludes the other two.
+
+    Raises:
+        UsageError: the combination makes no sense.
+    """
+    if prefix is not None:
+        if key is not None or end is not None:
+            raise UsageError("give a prefix, or a key and an end, not both")
+        start = to_bytes(prefix, "prefix")
+        return (start, prefix_end(start)) if start else (b"\x00", b"\x00")
+    if key is None:
+        if end is None:
+            return b"\x00", b"\x00"
+        return b"\x00", to_bytes(end, "end")
+    return to_bytes(key), b"\x00" if end is None else to_bytes(end, "end")
+
+
+def decode_txn(message: rpc_pb2.TxnResponse, revision: int) -> TxnResult:
+    """A transaction's response as a value."""
+    answers: list[PutResult | DeleteResult | RangeAnswer | TxnResult] = []
+    for op in message.responses:
+        kind = op.WhichOneof("response")
+        if kind == "response_put":
+            put = op.response_put
+            prev = _pair(put.prev_kv) if put.HasField("prev_kv") else None
+            answers.append(PutResult(revision, prev))
+        elif kind == "response_delete_range":
+            gone = op.response_delete_range
+            prevs = tuple(_pair(pair) for pair in gone.prev_kvs)
+            answers.append(DeleteResult(revision, gone.deleted, prevs))
+        elif kind == "response_range":
+            found = op.response_range
+            pairs = tuple(_pair(pair) for pair in found.kvs)
+            answers.append(RangeAnswer(pairs, found.count, found.more))
+        else:
+            answers.append(decode_txn(op.response_txn, revision))
+    return TxnResult(message.succeeded, revision, tuple(answers))
+
+
+def _pair(pair: kv_pb2.KeyValue) -> KeyValue:
+    return KeyValue(
+        pair.key,
+        pair.value,
+        pair.create_revision,
+        pair.mod_revision,
+        pair.version,
+        pair.lease,
+    )
+
+
+def make_query(
+    span: tuple[bytes, bytes], revision: int, limit: int, keys_only: bool, reverse: bool
+) -> RangeQuery:
+    """A query in key order, or the reverse."""
+    return RangeQuery(
+        key=span[0],
+        end=span[1],
+        limit=limit,
+        revision=revision,
+        order=2 if reverse else 0,
+        keys_only=keys_only,
+    )

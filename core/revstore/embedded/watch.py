@@ -1,0 +1,164 @@
+"""Watching from within the process: an iterator over changes."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable
+from types import TracebackType
+from typing import Self
+
+from revstore.embedded.shell import EmbeddedShell
+from revstore.embedded.values import EventType, KeyValue, WatchEvent
+from revstore.errors import RevstoreError
+from revstore.proto import kv_pb2, rpc_pb2
+from revstore.watch.hub import WatchStream
+
+QUEUE_MAX = 1_000
+"""Responses that may wait for a slow reader; the rest is read from history later."""
+
+
+class WatchCanceled(RevstoreError):  # noqa: N818 - etcd's own word
+    """The watch ended: its start was compacted, or it was refused.
+
+    ``compact_revision`` is not 0 if the events wanted are compacted; start again at
+    that revision or later.
+    """
+
+    def __init__(self, reason: str, compact_revision: int = 0) -> None:
+        super().__init__(reason)
+        self.compact_revision = compact_revision
+
+
+def decode_event(event: kv_pb2.Event) -> WatchEvent:
+    """An event of the API as a value."""
+    prev = _pair(event.prev_kv) if event.HasField("prev_kv") else None
+    kind = EventType.DELETE if event.type == kv_pb2.Event.DELETE else EventType.PUT
+    return WatchEvent(kind, _pair(event.kv), prev)
+
+
+def _pair(pair: kv_pb2.KeyValue) -> KeyValue:
+    return KeyValue(
+        pair.key,
+        pair.value,
+        pair.create_revision,
+        pair.mod_revision,
+        pair.version,
+        pair.lease,
+    )
+
+
+class QueueSink:
+    """Where the hub puts responses; the reader takes them from the other side."""
+
+    def __init__(self, notify: Callable[[], None]) -> None:
+        self.responses: deque[tuple[int, bytes]] = deque()
+        self._notify = notify
+
+    def send(self, header_revision: int, body: bytes) -> None:
+        """Called by the hub under the shell's lock."""
+        self.responses.append((header_revision, body))
+        self._notify()
+
+    def writable(self) -> bool:
+        """Whether the hub may go on."""
+        return len(self.responses) < QUEUE_MAX
+
+
+class Watcher:
+    """Changes in order, each once, without gaps; iterate, or call ``next_event``.
+
+    It is a context manager; a watcher that is not closed goes on using memory.
+    """
+
+    def __init__(
+        self, shell: EmbeddedShell, request: rpc_pb2.WatchCreateRequest
+    ) -> None:
+        self._shell = shell
+        self._sink = QueueSink(shell.notify_progress)
+        self._pending: deque[WatchEvent] = deque()
+        self._closed = False
+        self._error: WatchCanceled | None = None
+        self.revision = 0
+        """Every change up to here has been handed out, or does not concern the watch."""
+        with shell.lock:
+            self._stream: WatchStream = shell.replica.hub.open_stream(self._sink)
+            self._stream.create(request)
+
+    def next_event(self, timeout_s: float | None = None) -> WatchEvent | None:
+        """The next change; None if none came in time or the watch was closed.
+
+        Raises:
+            WatchCanceled: the watch cannot go on; see there.
+        """
+        deadline = None if timeout_s is None else time.monotonic() + timeout_s
+        while not self._pending:
+            if self._error is not None:
+                raise WatchCanceled(str(self._error), self._error.compact_revision)
+            if self._closed or not self._fill(deadline):
+                return None
+        event = self._pending.popleft()
+        self.revision = max(self.revision, event.revision)
+        return event
+
+    def _fill(self, deadline: float | None) -> bool:
+        """Wait for a response and decode what is there; False if time ran out."""
+        shell, responses = self._shell, self._sink.responses
+        with shell.lock:
+            while not responses:
+                if self._closed or shell.closing:
+                    return False
+                wait = None if deadline is None else deadline - time.monotonic()
+                if wait is not None and wait <= 0:
+                    return False
+                shell.wait_for_progress(1.0 if wait is None else min(wait, 1.0))
+            was_full = not self._sink.writable()
+            taken = list(responses)
+            responses.clear()
+            if was_full:
+                self._stream.on_writable()
+        for _, body in taken:
+            self._take(rpc_pb2.WatchResponse.FromString(body))
+        return True
+
+    def _take(self, response: rpc_pb2.WatchResponse) -> None:
+        self._pending.extend(decode_event(event) for event in response.events)
+        if response.canceled:
+            reason = response.cancel_reason
+            if response.compact_revision:
+                reason = reason or (
+                    "the events wanted were compacted; start at revision "
+                    f"{response.compact_revision} or later"
+                )
+            self._error = WatchCanceled(
+                reason or "the watch was canceled", response.compact_revision
+            )
+
+    def close(self) -> None:
+        """End the watch; a reader that waits gets None. Twice is allowed."""
+        with self._shell.lock:
+            if not self._closed:
+                self._closed = True
+                if not self._shell.closing:
+                    self._stream.close()
+                self._shell.notify_progress()
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> WatchEvent:
+        event = self.next_event()
+        if event is None:
+            raise StopIteration
+        return event
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        tb: TracebackType | None,
+    ) -> None:
+        self.close()

@@ -1,0 +1,278 @@
+"""Opening a member: lock the directory, recover log and backend, join them.
+
+Rules of this file:
+
+1. The backend may be behind the log, never ahead of it: what it has applied and the log
+   does not know means that the log lost acknowledged entries.
+2. A log with a gap between the backend's applied index and its own first entry cannot
+   be replayed. Both are refused, with what to do, before anything is changed.
+3. A member that was never bootstrapped starts with one membership entry per initial
+   member, as etcd does, so that the log alone tells the whole membership.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from random import Random
+from typing import NamedTuple
+
+from revstore import logs
+from revstore.api.replica import Tag
+from revstore.apply import entries
+from revstore.apply.cluster import Cluster, encode_conf_change, member_context
+from revstore.auth.store import AuthStore
+from revstore.errors import ConfigError, CorruptionError
+from revstore.interfaces.backend import Backend
+from revstore.interfaces.consensus import (
+    ConfChange,
+    ConfChangeSingle,
+    ConfChangeType,
+    ConsensusStart,
+)
+from revstore.interfaces.wal import Wal
+from revstore.lease.lessor import Lessor
+from revstore.mvcc import tables
+from revstore.mvcc.store import Store, StoreOptions
+from revstore.node import ids
+from revstore.node.datadir import DataDir
+from revstore.node.replica import Parts, Replica
+from revstore.node.settings import MemberSettings
+from revstore.node.shell import Shell
+from revstore.plugin.manager import PluginManager
+from revstore.proto import membership_pb2
+from revstore.types import ApplyResult, ConfState, Entry, HardState
+from revstore.watch.hub import WatchHub, WatchOptions
+
+LOG = logs.get(__name__)
+
+BOOTSTRAP_TERM = 1
+
+
+class Member(NamedTuple):
+    """An opened member: close it with ``close_member``."""
+
+    replica: Replica
+    directory: DataDir
+
+
+def open_member(
+    settings: MemberSettings,
+    plugins: PluginManager,
+    shell: Shell,
+    *,
+    threaded: bool,
+    random: Random,
+    unix_time: float,
+) -> Member:
+    """Open a member's data and make its replica; the shell then has to pump it.
+
+    ``threaded`` says whether the log syncs in its own thread; ``unix_time`` only makes
+    request ids differ between starts.
+
+    Raises:
+        ConfigError: settings and directory do not fit.
+        PluginError: a plugin cannot be used.
+        StorageError: the directory is locked, damaged or unreadable.
+    """
+    directory = DataDir(
+        settings.data_dir, settings.wal_dir, settings.backend.name, settings.wal.name
+    )
+    opened: list[Callable[[], None]] = [directory.close]
+    try:
+        backend = plugins.make_backend(
+            settings.backend.name,
+            directory.backend_path,
+            tables.KEYSPACES,
+            dict(settings.backend.options),
+        )
+        opened.append(backend.close)
+        initial = initial_members(settings)
+        own_id = next(m.ID for m in initial if m.member_attributes.name == settings.name)
+        cluster_id = ids.cluster_id(m.ID for m in initial)
+        wal = plugins.make_wal(
+            settings.wal.name,
+            directory.wal_path,
+            entries.encode_metadata(own_id, cluster_id),
+            threaded,
+            dict(settings.wal.options),
+        )
+        opened.append(wal.close)
+        store = Store(
+            backend,
+            StoreOptions(compaction_batch_limit=settings.compaction_batch_limit),
+        )
+        replica = _join(
+            settings, plugins, shell, random, unix_time, backend, wal, store, initial
+        )
+    except BaseException:
+        for close in reversed(opened):
+            close()
+        raise
+    return Member(replica, directory)
+
+
+def _join(
+    settings: MemberSettings,
+    plugins: PluginManager,
+    shell: Shell,
+    random: Random,
+    unix_time: float,
+    backend: Backend,
+    wal: Wal,
+    store: Store,
+    initial: list[membership_pb2.Member],
+) -> Replica:
+    recovery = wal.recovery()
+    own_id, cluster_id = entries.decode_metadata(recovery.metadata)
+    hard_state = recovery.hard_state
+    if wal.last_index() == 0 and store.applied_index == 0:
+        hard_state = _bootstrap(wal, initial)
+    _check_fit(settings.data_dir, wal, store)
+    if recovery.truncated_bytes:
+        LOG.warning("cut a torn tail", bytes=recovery.truncated_bytes)
+    consensus = plugins.make_consensus(
+        settings.consensus.name,
+        ConsensusStart(
+            id=own_id,
+            hard_state=hard_state,
+            conf_state=Cluster(store).conf_state() or ConfState(),
+            applied=store.applied_index,
+            log=wal,
+            random=random,
+            election_ticks=_election_ticks(settings),
+        ),
+        dict(settings.consensus.options),
+    )
+    min_ttl = -(-3 * settings.election_timeout_s // 2)
+    lessor = Lessor(store, shell.clock, min_ttl_s=int(min_ttl), random=random)
+    hub = WatchHub(
+        store,
+        shell.clock,
+        WatchOptions(
+            progress_interval_s=settings.progress_notify_s,
+            fragment_bytes=settings.max_request_bytes + 512 * 1024,
+        ),
+        random,
+    )
+    auth = AuthStore(
+        store,
+        clock=shell.clock,
+        random=random,
+        token_ttl_s=settings.auth_token_ttl_s,
+        bcrypt_cost=settings.bcrypt_cost,
+    )
+    seed = own_id ^ (int(unix_time * 1000) << 20)
+    parts = Parts(backend, store, wal, consensus, hub, lessor, auth)
+    return Replica(settings, parts, shell, own_id, cluster_id, seed)
+
+
+def initial_members(settings: MemberSettings) -> list[membership_pb2.Member]:
+    """The members that a new cluster starts with.
+
+    Raises:
+        ConfigError: the settings' own name is not among them, or its URLs differ.
+    """
+    cluster = dict(settings.initial_cluster) or {settings.name: settings.peer_urls}
+    own = cluster.get(settings.name)
+    if own is None:
+        raise ConfigError(
+            f"--initial-cluster does not name this member {settings.name!r}; "
+            f"it names {', '.join(sorted(cluster))}"
+        )
+    if sorted(own) != sorted(settings.peer_urls):
+        raise ConfigError(
+            f"--initial-cluster has {settings.name}={','.join(own)} but "
+            f"--initial-advertise-peer-urls is {','.join(settings.peer_urls)}; "
+            "make them equal"
+        )
+    members = [
+        membership_pb2.Member(
+            ID=ids.member_id(urls, settings.cluster_token),
+            raft_attributes=membership_pb2.RaftAttributes(peer_urls=sorted(urls)),
+            member_attributes=membership_pb2.Attributes(name=name),
+        )
+        for name, urls in cluster.items()
+    ]
+    return sorted(members, key=lambda member: member.ID)
+
+
+def _bootstrap(wal: Wal, initial: list[membership_pb2.Member]) -> HardState:
+    """Write the membership entries of a new cluster (rule 3)."""
+    batch = []
+    for index, member in enumerate(initial, start=1):
+        step = ConfChangeSingle(ConfChangeType.ADD_NODE, member.ID)
+        kind, data = encode_conf_change(
+            ConfChange((step,), context=member_context(member))
+        )
+        batch.append(Entry(BOOTSTRAP_TERM, index, data, kind))
+    hard_state = HardState(term=BOOTSTRAP_TERM, vote=0, commit=len(batch))
+    wal.append(hard_state, batch)
+    wal.sync()
+    return hard_state
+
+
+def _check_fit(path: Path, wal: Wal, store: Store) -> None:
+    """Rules 1 and 2."""
+    applied, first, last = store.applied_index, wal.first_index(), wal.last_index()
+    if applied > last:
+        raise CorruptionError(
+            f"data directory {path}: the backend has applied entry {applied} but the "
+            f"write-ahead log ends at {last}; the log is incomplete - restore it, or "
+            "start from a snapshot"
+        )
+    if first > applied + 1:
+        raise CorruptionError(
+            f"data directory {path}: the backend needs log entry {applied + 1} but the "
+            f"write-ahead log begins at {first}; the backend is incomplete - restore "
+            "it, or start from a snapshot"
+        )
+
+
+def _election_ticks(settings: MemberSettings) -> int:
+    return max(2, round(settings.election_timeout_s / settings.heartbeat_s))
+
+
+def announce(replica: Replica) -> None:
+    """Propose this member's name and client URLs if the cluster does not know them."""
+    settings = replica.settings
+    known = replica.cluster.member(replica.member_id)
+    wanted = membership_pb2.Attributes(
+        name=settings.name, client_urls=settings.client_urls
+    )
+    if known is None or known.member_attributes == wanted:
+        return
+    request = membership_pb2.ClusterMemberAttrSetRequest(
+        member_ID=replica.member_id, member_attributes=wanted
+    )
+
+    def done(result: ApplyResult | Exception) -> None:
+        if isinstance(result, Exception):
+            LOG.warning("attributes not announced", error=f"{result}")
+
+    replica.propose_internal(Tag.CLUSTER_MEMBER_ATTR_SET, request, done)
+
+
+def close_member(member: Member) -> None:
+    """Stop the replica and close everything, making all of it durable.
+
+    Raises:
+        StorageError: the last flush or sync failed; everything is closed all the same.
+    """
+    replica, directory = member
+    failed = replica.failure is not None
+    replica.stop()
+    try:
+        if not failed:
+            replica.store.flush(sync=True)
+    finally:
+        try:
+            replica.store.close()
+        finally:
+            try:
+                replica.wal.close()
+            finally:
+                try:
+                    replica.backend.close()
+                finally:
+                    directory.close()

@@ -1,0 +1,258 @@
+"""What a member does besides serving: flush, purge, compact, expire, notify.
+
+Rules of this file:
+
+1. Each piece of work is bounded and asks for its next turn; nothing stops the world.
+2. At most one flush runs at a time. The log is purged only up to what the backend has
+   made durable, because the backend is rebuilt from the log after a crash.
+3. Only the leader expires leases; a revoke is an ordinary proposal.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from revstore import logs
+from revstore.api import errors
+from revstore.api.replica import SnapshotReady, Tag
+from revstore.errors import ApiError, StorageError
+from revstore.interfaces.backend import Snapshot
+from revstore.mvcc.flush import FlushJob
+from revstore.node.reads import Finished
+from revstore.proto import rpc_pb2
+from revstore.types import ApplyResult, ConfState, SnapshotMeta
+
+if TYPE_CHECKING:
+    from revstore.node.replica import Replica
+
+LOG = logs.get(__name__)
+
+LEASE_ROUND_S = 0.5
+LEASE_ROUND_MAX = 500
+REVOKES_PENDING_MAX = 16
+
+
+class Housekeeping:
+    """The background work of one replica."""
+
+    def __init__(self, replica: Replica) -> None:
+        self._replica = replica
+        self._store = replica.store
+        self._flushing: FlushJob | None = None
+        self._flush_wanted: list[Finished] = []
+        self._last_flush = replica.clock.now()
+        self._compacting = False
+        self._hub_scheduled = False
+        self._next_lease_round = 0.0
+        self._revoking: set[int] = set()
+        self._no_space_raised = False
+        self._purged_to = replica.wal.recovery().snapshot.index
+        replica.hub.on_work = self._hub_has_work
+
+    # ----- after entries were applied
+
+    def after_apply(self) -> None:
+        """Start what the applied entries made necessary."""
+        if self._store.needs_flush():
+            self._start_flush()
+        if self._store.compaction_pending() and not self._compacting:
+            self._compacting = True
+            self._replica.shell.schedule(self._compact)
+
+    def leader_began(self) -> None:
+        """This member leads and has applied the first entry of its term."""
+        self._next_lease_round = self._replica.clock.now()
+
+    def tick(self, now: float) -> None:
+        """Work that depends on time."""
+        if now - self._last_flush >= self._replica.settings.flush_interval_s:
+            self._start_flush()
+        if self._replica.is_leader and now >= self._next_lease_round:
+            self._next_lease_round = now + LEASE_ROUND_S
+            self._expire_leases()
+        deadline = self._replica.hub.next_deadline()
+        if deadline is not None and deadline <= now:
+            self._replica.hub.tick()
+
+    # ----- flushing and purging
+
+    def _start_flush(self) -> None:
+        if self._flushing is not None or self._replica.stopped:
+            return
+        self._last_flush = self._replica.clock.now()
+        job = self._store.begin_flush()
+        if job is None:
+            self._finish_waiting()
+            return
+        self._flushing = job
+        self._replica.shell.run_in_thread(job.run, self._flushed)
+
+    def _flushed(self, result: None | Exception) -> None:
+        job, self._flushing = self._flushing, None
+        if isinstance(result, Exception) or job is None:
+            self._replica.fail(result or StorageError("flush ended without a job"))
+            self._finish_waiting(self._replica._stop_error())
+            return
+        self._store.end_flush(job)
+        self._purge()
+        if self._flush_wanted:
+            self._start_flush()
+        self.after_apply()
+        self._replica.pump()
+
+    def _finish_waiting(self, error: ApiError | None = None) -> None:
+        waiting, self._flush_wanted = self._flush_wanted, []
+        for done in waiting:
+            done(error)
+
+    def when_flushed(self, done: Finished) -> None:
+        """``done(None)`` once everything applied so far is in the backend."""
+        self._flush_wanted.append(done)
+        self._start_flush()
+
+    def _purge(self) -> None:
+        """Mark how far the backend is durable, and free the log behind it (rule 2)."""
+        settings = self._replica.settings
+        durable = self._store.durable_index
+        if durable < self._purged_to + settings.snapshot_count:
+            return
+        wal = self._replica.wal
+        term = wal.term(durable)
+        conf = self._replica.cluster.conf_state() or ConfState()
+        if term is None:
+            return
+        wal.save_snapshot(SnapshotMeta(durable, term, conf))
+        self._purged_to = durable
+        keep = durable - settings.catchup_entries
+        if keep > 0:
+            wal.purge_to(keep)
+
+    # ----- compaction, watches, leases
+
+    def _compact(self) -> None:
+        """One bounded step of compaction, then the next one after a pause."""
+        replica = self._replica
+        self._compacting = False
+        if replica.stopped:
+            return
+        if self._flushing is None and self._store.needs_flush():
+            self._start_flush()
+        try:
+            more = self._store.compaction_step()
+        except StorageError as exc:
+            replica.fail(exc)
+            return
+        if more:
+            self._compacting = True
+            replica.shell.schedule(self._compact, replica.settings.compaction_sleep_s)
+
+    def _hub_has_work(self) -> None:
+        if not self._hub_scheduled:
+            self._hub_scheduled = True
+            self._replica.shell.schedule(self._hub_step)
+
+    def _hub_step(self) -> None:
+        self._hub_scheduled = False
+        if self._replica.stopped:
+            return
+        try:
+            more = self._replica.hub.step()
+        except StorageError as exc:
+            self._replica.fail(exc)
+            return
+        if more:
+            self._hub_has_work()
+
+    def _expire_leases(self) -> None:
+        room = REVOKES_PENDING_MAX - len(self._revoking)
+        if room <= 0:
+            return
+        for lease in self._replica.lessor.expired(LEASE_ROUND_MAX):
+            if lease in self._revoking:
+                continue
+            self._revoking.add(lease)
+            self._replica.propose_internal(
+                Tag.LEASE_REVOKE,
+                rpc_pb2.LeaseRevokeRequest(ID=lease),
+                self._revoked(lease),
+            )
+            room -= 1
+            if room == 0:
+                break
+
+    def _revoked(self, lease: int) -> Callable[[ApplyResult | ApiError], None]:
+        def done(result: ApplyResult | ApiError) -> None:
+            self._revoking.discard(lease)
+            if isinstance(result, ApiError) and result != errors.LEASE_NOT_FOUND:
+                LOG.warning("lease not revoked", lease=lease, error=result.message)
+            elif len(self._revoking) < REVOKES_PENDING_MAX // 2:
+                self._replica.shell.schedule(self._next_lease_batch)
+
+        return done
+
+    def _next_lease_batch(self) -> None:
+        if self._replica.is_leader and not self._replica.stopped:
+            self._expire_leases()
+
+    # ----- space
+
+    def raise_no_space(self) -> None:
+        """Raise this member's NOSPACE alarm, once until it is cleared."""
+        replica = self._replica
+        if self._no_space_raised:
+            return
+        self._no_space_raised = True
+        LOG.warning(
+            "database space exceeded; compact, then clear the alarm",
+            quota_bytes=replica.quota_bytes,
+        )
+
+        def done(result: ApplyResult | ApiError) -> None:
+            self._no_space_raised = False
+
+        request = rpc_pb2.AlarmRequest(
+            action=rpc_pb2.AlarmRequest.ACTIVATE,
+            memberID=replica.member_id,
+            alarm=rpc_pb2.NOSPACE,
+        )
+        replica.propose_internal(Tag.ALARM, request, done)
+
+    def defragment(self, done: Finished) -> None:
+        """Flush, then let the engine give space back on the worker thread."""
+
+        def flushed(error: ApiError | None) -> None:
+            if error is not None:
+                done(error)
+                return
+            self._replica.shell.run_in_thread(self._replica.backend.compact, compacted)
+
+        def compacted(result: None | Exception) -> None:
+            if isinstance(result, Exception):
+                done(ApiError(errors.Code.UNAVAILABLE, f"revstore: {result}"))
+                return
+            self._store.refresh_size()
+            done(None)
+
+        self.when_flushed(flushed)
+
+    def open_snapshot(self, done: SnapshotReady) -> None:
+        """Flush, then hand out an engine snapshot."""
+
+        def flushed(error: ApiError | None) -> None:
+            if error is not None:
+                done(error)
+                return
+            try:
+                snapshot: Snapshot = self._replica.backend.snapshot()
+            except StorageError as exc:
+                done(ApiError(errors.Code.UNAVAILABLE, f"revstore: {exc}"))
+                return
+            done(snapshot)
+
+        self.when_flushed(flushed)
+
+    @property
+    def flushing(self) -> bool:
+        """Whether a flush is running."""
+        return self._flushing is not None
