@@ -23,6 +23,8 @@ from revstore.interfaces.backend import KeyspaceBatch, Pair
 CHUNK_KEYS_MAX = 512
 CHUNK_KEYS_NEW = 256
 """Size of the pieces that an overgrown chunk is cut into."""
+MERGE_KEYS_FEW = 32
+"""Up to so many changes a chunk takes them one by one; more are merged as a whole."""
 
 Chunk = tuple[list[bytes], list[bytes]]
 
@@ -32,9 +34,9 @@ class Table:
 
     __slots__ = ("chunks", "firsts")
 
-    def __init__(self, chunks: list[Chunk]) -> None:
+    def __init__(self, chunks: list[Chunk], firsts: list[bytes] | None = None) -> None:
         self.chunks = chunks
-        self.firsts = [keys[0] for keys, _ in chunks]
+        self.firsts = [keys[0] for keys, _ in chunks] if firsts is None else firsts
 
     def get(self, key: bytes) -> bytes | None:
         """The value of a key, or None."""
@@ -80,6 +82,7 @@ class Table:
         if not old:
             return Table(_cut([(key, news[key]) for key in keys]))
         chunks: list[Chunk] = []
+        firsts: list[bytes] = []
         copied = 0
         left = 0
         while left < len(keys):
@@ -87,14 +90,14 @@ class Table:
             right = len(keys)
             if at + 1 < len(old):
                 right = bisect_left(keys, self.firsts[at + 1], left)
+            pieces = _merge(old[at], keys[left:right], news)
             chunks += old[copied:at]
-            merged: dict[bytes, bytes | None] = dict(zip(*old[at], strict=True))
-            for key in keys[left:right]:
-                merged[key] = news[key]
-            chunks += _cut(sorted(merged.items()))
+            firsts += self.firsts[copied:at]
+            chunks += pieces
+            firsts += [piece[0][0] for piece in pieces]
             copied = at + 1
             left = right
-        return Table(chunks + old[copied:])
+        return Table(chunks + old[copied:], firsts + self.firsts[copied:])
 
     def faults(self) -> list[str]:
         """The rules of this file that do not hold; empty if sound."""
@@ -124,6 +127,34 @@ def _without_range(chunks: list[Chunk], lo: bytes, hi: bytes | None) -> list[Chu
             chunk = (keys[:left] + keys[right:], values[:left] + values[right:])
             kept.append(chunk)
     return chunks[:start] + kept + chunks[end:]
+
+
+def _merge(
+    chunk: Chunk, changed: list[bytes], news: dict[bytes, bytes | None]
+) -> list[Chunk]:
+    """A chunk with the news of the keys that belong to it, cut where it overgrew."""
+    keys, values = list(chunk[0]), list(chunk[1])
+    if len(changed) > MERGE_KEYS_FEW:
+        merged: dict[bytes, bytes | None] = dict(zip(keys, values, strict=True))
+        for key in changed:
+            merged[key] = news[key]
+        return _cut(sorted(merged.items()))
+    for key in changed:
+        value = news[key]
+        slot = bisect_left(keys, key)
+        present = slot < len(keys) and keys[slot] == key
+        if value is None:
+            if present:
+                del keys[slot], values[slot]
+        elif present:
+            values[slot] = value
+        else:
+            keys.insert(slot, key)
+            values.insert(slot, value)
+    if len(keys) <= CHUNK_KEYS_MAX:
+        return [(keys, values)] if keys else []
+    half = len(keys) // 2
+    return [(keys[:half], values[:half]), (keys[half:], values[half:])]
 
 
 def _cut(pairs: list[tuple[bytes, bytes | None]]) -> list[Chunk]:
