@@ -24,9 +24,10 @@ from google.protobuf.message import DecodeError, Message
 from revstore.api import errors
 from revstore.api.replica import Done, Finished, Replica, Tag
 from revstore.auth import passwords
+from revstore.auth.checks import AUTH_STATUS
 from revstore.auth.hashing import HashQueue, failure_of
 from revstore.auth.info import AuthInfo
-from revstore.auth.store import AUTH_APPLY, AUTH_STATUS, AuthStore, PasswordCheck
+from revstore.auth.store import AUTH_APPLY, AuthStore, PasswordCheck
 from revstore.auth.tokens import looks_simple, token_of
 from revstore.errors import ApiError
 from revstore.interfaces.transport import Call, Method, MethodKind, UnaryFunction

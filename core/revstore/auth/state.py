@@ -22,10 +22,9 @@ from collections.abc import Iterator
 
 from revstore.auth.info import SystemRows
 from revstore.auth.permissions import ROOT, UserPermissions
+from revstore.mvcc.tables import AUTH
 from revstore.proto.auth_pb2 import Permission, Role, User
 
-AUTH = "auth"
-"""Name of the keyspace (``revstore.mvcc.tables.AUTH``)."""
 
 ENABLED_KEY = b"enabled"
 REVISION_KEY = b"revision"
