@@ -11,6 +11,8 @@ from __future__ import annotations
 from revstore.config import foreign
 from revstore.config.forms import Form, host_and_port, retention, to_text
 from revstore.config.layers import Layers
+from revstore.errors import ConfigError
+from revstore.logs import parse_rotation
 
 HEARTBEATS_PER_ELECTION = 5
 REQUEST_BYTES_USUAL = 10 * 1024 * 1024
@@ -64,6 +66,7 @@ def check(layers: Layers) -> None:
     _check_tls(layers)
     _check_gates(layers)
     _check_token(layers)
+    _check_rotation(layers)
     _warn(layers)
 
 
@@ -201,6 +204,22 @@ def _check_token(layers: Layers) -> None:
     keys = {part.partition("=")[0] for part in parameters.split(",")}
     if "sign-method" not in keys:
         layers.problem(origin, "auth-token: jwt needs sign-method, for example RS256")
+
+
+def _check_rotation(layers: Layers) -> None:
+    if not layers.values["enable-log-rotation"]:
+        return
+    origin = layers.origins["log-rotation-config-json"]
+    try:
+        rotation = parse_rotation(layers.values["log-rotation-config-json"])
+    except ConfigError as exc:
+        layers.problem(origin, str(exc))
+        return
+    if rotation.maxage or rotation.localtime or rotation.compress:
+        layers.warnings.append(
+            f"{origin}: log-rotation-config-json: maxage, localtime and compress have "
+            "no effect here; files are rotated by maxsize and kept by maxbackups"
+        )
 
 
 def _warn(layers: Layers) -> None:

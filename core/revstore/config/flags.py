@@ -39,7 +39,7 @@ def parse_flags(arguments: Sequence[str]) -> dict[str, str | list[str]]:
         name, equals, value = word.removeprefix("-").removeprefix("-").partition("=")
         if name not in known:
             raise UsageError(
-                f"there is no flag --{name}{similar_name(name)} "
+                f"there is no flag --{name}{similar_name(name, '--')} "
                 "('revstore serve --help' lists all)"
             )
         if not equals:

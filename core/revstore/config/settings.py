@@ -122,10 +122,10 @@ def is_switch(name: str) -> bool:
     return name in foreign.BOOLEAN_FOREIGN or name in foreign.GATED
 
 
-def similar_name(name: str) -> str:
+def similar_name(name: str, prefix: str = "") -> str:
     """A hint "did you mean ...?" for an unknown name, or "". Raises: nothing."""
     good = [*SETTINGS, *COMMAND_NAMES]
     close = get_close_matches(name.lower().replace("_", "-"), good, n=2, cutoff=0.7)
     if not close:
         return ""
-    return f"; did you mean {' or '.join(close)}?"
+    return f"; did you mean {' or '.join(prefix + each for each in close)}?"
