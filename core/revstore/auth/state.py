@@ -25,7 +25,6 @@ from revstore.auth.permissions import ROOT, UserPermissions
 from revstore.mvcc.tables import AUTH
 from revstore.proto.auth_pb2 import Permission, Role, User
 
-
 ENABLED_KEY = b"enabled"
 REVISION_KEY = b"revision"
 ROLE_PREFIX = b"role/"
