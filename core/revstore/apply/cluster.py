@@ -67,8 +67,11 @@ def encode_conf_change(change: ConfChange) -> tuple[EntryType, bytes]:
     if len(change.changes) == 1 and change.transition == ConfChangeTransition.AUTO:
         step = change.changes[0]
         one = raft_pb2.ConfChange(
-            id=0, type=int(step.type), node_id=step.node_id, context=change.context
-        )  # type: ignore[arg-type] # open enum
+            id=0,
+            type=int(step.type),  # type: ignore[arg-type] # open enum
+            node_id=step.node_id,
+            context=change.context,
+        )
         return EntryType.CONF_CHANGE, one.SerializeToString()
     many = raft_pb2.ConfChangeV2(
         transition=int(change.transition),  # type: ignore[arg-type] # open enum

@@ -17,7 +17,8 @@ from revstore.api.replica import Tag
 from revstore.apply import kv, txn
 from revstore.apply.alarms import RANGE, Alarms
 from revstore.apply.cluster import Cluster
-from revstore.auth.store import AUTH_APPLY, AuthInfo, AuthStore
+from revstore.auth.info import Identity
+from revstore.auth.store import AUTH_APPLY, AuthStore
 from revstore.errors import ApiError
 from revstore.lease import apply as lease_apply
 from revstore.lease.lessor import Lessor
@@ -82,7 +83,7 @@ class StateMachine:
         return NOTHING
 
     def apply(
-        self, tag: int, request: Any, info: AuthInfo | None
+        self, tag: int, request: Any, info: Identity | None
     ) -> ApplyResult | ApiError:
         """Apply one request; the error it deserves is returned, not raised.
 

@@ -188,7 +188,7 @@ class EmbeddedShell:
             result: T | Exception
             try:
                 result = work()
-            except Exception as exc:  # noqa: BLE001 - handed to ``done``
+            except Exception as exc:
                 result = exc
             with self.lock:
                 done(result)

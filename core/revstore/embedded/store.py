@@ -34,7 +34,7 @@ from revstore.embedded.values import (
     to_bytes,
 )
 from revstore.embedded.watch import Watcher
-from revstore.errors import UsageError
+from revstore.errors import ApiError, UsageError
 from revstore.node.bootstrap import open_member
 from revstore.plugin.manager import PluginManager
 from revstore.proto import rpc_pb2
@@ -325,8 +325,13 @@ class EmbeddedStore:
 
     def sync(self) -> None:
         """Bring the backend up to date with the log; writes are durable without it."""
+        done: list[ApiError | None] = []
         with self._lock:
-            self._shell.replica.store.flush(sync=True)
+            self._shell.replica.housekeeping.when_flushed(done.append)
+            while not done:
+                self._shell.wait_for_progress(1.0)
+        if done[0] is not None:
+            raise done[0].fresh()
 
     def close(self) -> None:
         """Close the store; twice is allowed.

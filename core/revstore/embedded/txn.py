@@ -1,10 +1,10 @@
 """Building transactions: compares and operations, as etcd's clients name them::
 
-    store.txn(
-        compare=[Compare.version(b"config", "=", 0)],
-        success=[Put(b"config", b"{}")],
-        failure=[Get(b"config")],
-    )
+store.txn(
+    compare=[Compare.version(b"config", "=", 0)],
+    success=[Put(b"config", b"{}")],
+    failure=[Get(b"config")],
+)
 """
 
 from __future__ import annotations
@@ -150,9 +150,7 @@ def _make_op(op: Operation) -> rpc_pb2.RequestOp:
     )
 
 
-def _span(
-    key: Key | None, end: Key | None, prefix: Key | None
-) -> tuple[bytes, bytes]:
+def _span(key: Key | None, end: Key | None, prefix: Key | None) -> tuple[bytes, bytes]:
     if prefix is None and end is None:
         if key is None:
             raise UsageError("give a key, or a prefix")

@@ -12,7 +12,7 @@ from revstore.embedded.shell import EmbeddedShell
 from revstore.embedded.values import EventType, KeyValue, WatchEvent
 from revstore.errors import RevstoreError
 from revstore.proto import kv_pb2, rpc_pb2
-from revstore.watch.hub import WatchStream
+from revstore.watch.stream import WatchStream
 
 QUEUE_MAX = 1_000
 """Responses that may wait for a slow reader; the rest is read from history later."""

@@ -10,6 +10,7 @@ import asyncio
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from random import Random, SystemRandom
 from typing import TypeVar
 
@@ -41,6 +42,9 @@ class AsyncNode:
         self._loop = loop
         self.clock = LoopClock(loop)
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="revstore-flush")
+        self._works = 0
+        self._no_works = asyncio.Event()
+        self._no_works.set()
         self._pump_scheduled = False
         self._woken = False
         self._member: Member | None = None
@@ -144,14 +148,25 @@ class AsyncNode:
     ) -> None:
         """See ``Shell``."""
 
+        def ended(result: T | Exception) -> None:
+            self._works -= 1
+            if not self._works:
+                self._no_works.set()
+            done(result)
+
         def finished(future: Future[T]) -> None:
             error = future.exception()
             result = future.result() if error is None else error
+            assert not isinstance(result, BaseException) or isinstance(
+                result, Exception
+            )
             try:
-                self._loop.call_soon_threadsafe(done, result)
+                self._loop.call_soon_threadsafe(partial(ended, result))
             except RuntimeError:
                 pass  # The loop is closed.
 
+        self._works += 1
+        self._no_works.clear()
         self._worker.submit(work).add_done_callback(finished)
 
     def _tick(self) -> None:
@@ -175,14 +190,12 @@ class AsyncNode:
         if self._ticker is not None:
             self._ticker.cancel()
         replica = self.replica
-        while not replica.stopped and (
-            replica.busy() or replica.housekeeping.flushing
-        ):
-            self.request_pump()
-            await asyncio.sleep(0.001)
+        idle = asyncio.Event()
+        replica.when_idle(idle.set)
+        self.request_pump()
+        await idle.wait()
         replica.stop()
-        while replica.housekeeping.flushing and replica.failure is None:
-            await asyncio.sleep(0.001)
+        await self._no_works.wait()
         member = self._member
         try:
             await self._loop.run_in_executor(None, close_member, member)
@@ -192,7 +205,12 @@ class AsyncNode:
     async def read_barrier(self) -> None:
         """Wait until a linearizable read may be served. Raises: ApiError."""
         done: asyncio.Future[ApiError | None] = self._loop.create_future()
-        self.replica.read(lambda error: done.done() or done.set_result(error))
+
+        def served(error: ApiError | None) -> None:
+            if not done.done():
+                done.set_result(error)
+
+        self.replica.read(served)
         error = await done
         if error is not None:
             raise error.fresh()

@@ -88,7 +88,9 @@ def open_member(
         )
         opened.append(backend.close)
         initial = initial_members(settings)
-        own_id = next(m.ID for m in initial if m.member_attributes.name == settings.name)
+        own_id = next(
+            m.ID for m in initial if m.member_attributes.name == settings.name
+        )
         cluster_id = ids.cluster_id(m.ID for m in initial)
         wal = plugins.make_wal(
             settings.wal.name,
@@ -100,7 +102,10 @@ def open_member(
         opened.append(wal.close)
         store = Store(
             backend,
-            StoreOptions(compaction_batch_limit=settings.compaction_batch_limit),
+            StoreOptions(
+                compaction_batch_limit=settings.compaction_batch_limit,
+                flush_interval_s=settings.flush_interval_s,
+            ),
         )
         replica = _join(
             settings, plugins, shell, random, unix_time, backend, wal, store, initial
@@ -130,7 +135,7 @@ def _join(
         hard_state = _bootstrap(wal, initial)
     _check_fit(settings.data_dir, wal, store)
     if recovery.truncated_bytes:
-        LOG.warning("cut a torn tail", bytes=recovery.truncated_bytes)
+        LOG.warn("cut a torn tail", bytes=recovery.truncated_bytes)
     consensus = plugins.make_consensus(
         settings.consensus.name,
         ConsensusStart(
@@ -144,16 +149,17 @@ def _join(
         ),
         dict(settings.consensus.options),
     )
+    started = shell.clock.now()
     min_ttl = -(-3 * settings.election_timeout_s // 2)
     lessor = Lessor(store, shell.clock, min_ttl_s=int(min_ttl), random=random)
     hub = WatchHub(
         store,
         shell.clock,
         WatchOptions(
-            progress_interval_s=settings.progress_notify_s,
+            notify_interval_s=settings.progress_notify_s,
             fragment_bytes=settings.max_request_bytes + 512 * 1024,
         ),
-        random,
+        random=random,
     )
     auth = AuthStore(
         store,
@@ -161,6 +167,8 @@ def _join(
         random=random,
         token_ttl_s=settings.auth_token_ttl_s,
         bcrypt_cost=settings.bcrypt_cost,
+        auth_token=settings.auth_token,
+        wall_now=lambda: unix_time + shell.clock.now() - started,
     )
     seed = own_id ^ (int(unix_time * 1000) << 20)
     parts = Parts(backend, store, wal, consensus, hub, lessor, auth)
@@ -199,7 +207,7 @@ def initial_members(settings: MemberSettings) -> list[membership_pb2.Member]:
 
 def _bootstrap(wal: Wal, initial: list[membership_pb2.Member]) -> HardState:
     """Write the membership entries of a new cluster (rule 3)."""
-    batch = []
+    batch: list[Entry] = []
     for index, member in enumerate(initial, start=1):
         step = ConfChangeSingle(ConfChangeType.ADD_NODE, member.ID)
         kind, data = encode_conf_change(
@@ -248,7 +256,7 @@ def announce(replica: Replica) -> None:
 
     def done(result: ApplyResult | Exception) -> None:
         if isinstance(result, Exception):
-            LOG.warning("attributes not announced", error=f"{result}")
+            LOG.warn("attributes not announced", error=f"{result}")
 
     replica.propose_internal(Tag.CLUSTER_MEMBER_ATTR_SET, request, done)
 

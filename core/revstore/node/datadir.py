@@ -30,7 +30,9 @@ LOCK = "lock"
 class DataDir:
     """An open, locked data directory."""
 
-    def __init__(self, path: Path, wal_dir: Path | None, backend: str, wal: str) -> None:
+    def __init__(
+        self, path: Path, wal_dir: Path | None, backend: str, wal: str
+    ) -> None:
         """Create or open the directory and lock it.
 
         Raises:

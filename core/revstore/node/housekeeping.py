@@ -19,6 +19,7 @@ from revstore.api.replica import SnapshotReady, Tag
 from revstore.errors import ApiError, StorageError
 from revstore.interfaces.backend import Snapshot
 from revstore.mvcc.flush import FlushJob
+from revstore.node.autocompact import AutoCompactor
 from revstore.node.reads import Finished
 from revstore.proto import rpc_pb2
 from revstore.types import ApplyResult, ConfState, SnapshotMeta
@@ -41,20 +42,29 @@ class Housekeeping:
         self._store = replica.store
         self._flushing: FlushJob | None = None
         self._flush_wanted: list[Finished] = []
-        self._last_flush = replica.clock.now()
+        self.size_bytes = self._store.size_bytes
+        """What the engine occupied when it was last asked."""
         self._compacting = False
         self._hub_scheduled = False
         self._next_lease_round = 0.0
         self._revoking: set[int] = set()
         self._no_space_raised = False
         self._purged_to = replica.wal.recovery().snapshot.index
+        self._auto: AutoCompactor | None = None
+        settings = replica.settings
+        if settings.auto_compaction_retention > 0:
+            self._auto = AutoCompactor(
+                settings.auto_compaction_mode,
+                settings.auto_compaction_retention,
+                replica.clock.now(),
+            )
         replica.hub.on_work = self._hub_has_work
 
     # ----- after entries were applied
 
     def after_apply(self) -> None:
         """Start what the applied entries made necessary."""
-        if self._store.needs_flush():
+        if self._store.needs_flush(self._replica.clock.now()):
             self._start_flush()
         if self._store.compaction_pending() and not self._compacting:
             self._compacting = True
@@ -66,11 +76,13 @@ class Housekeeping:
 
     def tick(self, now: float) -> None:
         """Work that depends on time."""
-        if now - self._last_flush >= self._replica.settings.flush_interval_s:
-            self._start_flush()
+        self.size_bytes = self._store.size_bytes
+        self.after_apply()
         if self._replica.is_leader and now >= self._next_lease_round:
             self._next_lease_round = now + LEASE_ROUND_S
             self._expire_leases()
+        if self._auto is not None and self._replica.is_leader:
+            self._compact_automatically(self._auto, now)
         deadline = self._replica.hub.next_deadline()
         if deadline is not None and deadline <= now:
             self._replica.hub.tick()
@@ -80,22 +92,25 @@ class Housekeeping:
     def _start_flush(self) -> None:
         if self._flushing is not None or self._replica.stopped:
             return
-        self._last_flush = self._replica.clock.now()
-        job = self._store.begin_flush()
+        lag = self._store.applied_index - self._store.durable_index
+        job = self._store.begin_flush(sync=lag >= self._replica.settings.snapshot_count)
         if job is None:
             self._finish_waiting()
             return
         self._flushing = job
         self._replica.shell.run_in_thread(job.run, self._flushed)
 
-    def _flushed(self, result: None | Exception) -> None:
+    def _flushed(self, result: Exception | None) -> None:
         job, self._flushing = self._flushing, None
-        if isinstance(result, Exception) or job is None:
-            self._replica.fail(result or StorageError("flush ended without a job"))
-            self._finish_waiting(self._replica._stop_error())
+        assert job is not None
+        try:
+            self._store.end_flush(job)
+            self._purge()
+        except Exception as exc:
+            self._replica.fail(exc)
+            self._finish_waiting(self._replica.stop_error())
             return
-        self._store.end_flush(job)
-        self._purge()
+        self.size_bytes = self._store.size_bytes
         if self._flush_wanted:
             self._start_flush()
         self.after_apply()
@@ -136,7 +151,7 @@ class Housekeeping:
         self._compacting = False
         if replica.stopped:
             return
-        if self._flushing is None and self._store.needs_flush():
+        if self._store.needs_flush(replica.clock.now()):
             self._start_flush()
         try:
             more = self._store.compaction_step()
@@ -146,6 +161,22 @@ class Housekeeping:
         if more:
             self._compacting = True
             replica.shell.schedule(self._compact, replica.settings.compaction_sleep_s)
+
+    def _compact_automatically(self, auto: AutoCompactor, now: float) -> None:
+        revision = auto.tick(now, self._store.revision)
+        if revision is None or revision <= self._store.compact_revision:
+            return
+
+        def done(result: ApplyResult | ApiError) -> None:
+            if isinstance(result, ApiError):
+                auto.failed()
+                LOG.warn("automatic compaction failed", error=result.message)
+            else:
+                LOG.info("compacted automatically", revision=revision)
+
+        self._replica.propose_internal(
+            Tag.COMPACTION, rpc_pb2.CompactionRequest(revision=revision), done
+        )
 
     def _hub_has_work(self) -> None:
         if not self._hub_scheduled:
@@ -185,7 +216,7 @@ class Housekeeping:
         def done(result: ApplyResult | ApiError) -> None:
             self._revoking.discard(lease)
             if isinstance(result, ApiError) and result != errors.LEASE_NOT_FOUND:
-                LOG.warning("lease not revoked", lease=lease, error=result.message)
+                LOG.warn("lease not revoked", lease=lease, error=result.message)
             elif len(self._revoking) < REVOKES_PENDING_MAX // 2:
                 self._replica.shell.schedule(self._next_lease_batch)
 
@@ -203,7 +234,7 @@ class Housekeeping:
         if self._no_space_raised:
             return
         self._no_space_raised = True
-        LOG.warning(
+        LOG.warn(
             "database space exceeded; compact, then clear the alarm",
             quota_bytes=replica.quota_bytes,
         )
@@ -227,11 +258,11 @@ class Housekeeping:
                 return
             self._replica.shell.run_in_thread(self._replica.backend.compact, compacted)
 
-        def compacted(result: None | Exception) -> None:
+        def compacted(result: Exception | None) -> None:
             if isinstance(result, Exception):
                 done(ApiError(errors.Code.UNAVAILABLE, f"revstore: {result}"))
                 return
-            self._store.refresh_size()
+            self.size_bytes = self._store.size_bytes
             done(None)
 
         self.when_flushed(flushed)

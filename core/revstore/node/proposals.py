@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from revstore.api import errors
-from revstore.auth.store import AuthInfo
+from revstore.auth.info import Identity
 from revstore.errors import ApiError
 from revstore.types import ApplyResult
 
@@ -29,7 +29,7 @@ class Proposal(NamedTuple):
     request: Any
     """The request itself, parsed, so that applying need not parse it again."""
     done: Done
-    info: AuthInfo | None
+    info: Identity | None
 
 
 class Waiting(NamedTuple):

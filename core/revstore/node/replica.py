@@ -30,7 +30,9 @@ from revstore.apply import entries
 from revstore.apply.alarms import Alarms
 from revstore.apply.cluster import Cluster, decode_conf_change
 from revstore.apply.dispatch import StateMachine
-from revstore.auth.store import AuthInfo, AuthStore
+from revstore.auth.info import AuthInfo, Identity
+from revstore.auth.permissions import ROOT
+from revstore.auth.store import AuthStore
 from revstore.errors import ApiError, RevstoreError, StorageError
 from revstore.interfaces.backend import Backend
 from revstore.interfaces.consensus import (
@@ -136,6 +138,7 @@ class Replica:
         self._durable = 0
         self._reported = 0
         self._log_error: StorageError | None = None
+        self._when_idle: list[Callable[[], None]] = []
         self._pumping = False
         self.housekeeping = Housekeeping(self)
 
@@ -241,11 +244,11 @@ class Replica:
         payload: bytes,
         request: ProtoMessage,
         done: Done,
-        info: AuthInfo | None = None,
+        info: Identity | None = None,
     ) -> None:
         """Have a request agreed on, made durable and applied."""
         if self.stopped:
-            done(self._stop_error())
+            done(self.stop_error())
             return
         if info is None:
             data = self._encoder.encode(tag, payload)
@@ -267,7 +270,7 @@ class Replica:
     def read(self, done: Finished) -> None:
         """Linearizable barrier; see ``revstore.api.replica.Replica.read``."""
         if self.stopped:
-            done(self._stop_error())
+            done(self.stop_error())
             return
         index = self.consensus.read_index_now()
         if index is None:
@@ -281,7 +284,7 @@ class Replica:
     def has_space(self, cost: int) -> bool:
         """Whether the backend may grow by ``cost`` bytes under its quota."""
         quota = self.settings.quota_bytes
-        if quota <= 0 or self.store.size_bytes + cost <= quota:
+        if quota <= 0 or self.housekeeping.size_bytes + cost <= quota:
             return True
         self.housekeeping.raise_no_space()
         return False
@@ -302,9 +305,9 @@ class Replica:
         """A consistent reader that has everything applied so far."""
         self.housekeeping.open_snapshot(done)
 
-    def schedule(self, work: Callable[[], None]) -> None:
-        """Run ``work`` soon on the loop."""
-        self.shell.schedule(work)
+    def schedule(self, work: Callable[[], None], delay_s: float = 0.0) -> None:
+        """Run ``work`` on the loop, not before ``delay_s``."""
+        self.shell.schedule(work, delay_s)
 
     def run_in_thread(
         self, work: Callable[[], Any], done: Callable[[Any], None]
@@ -339,6 +342,8 @@ class Replica:
         if self._to_apply:
             self._apply()
         self.reads.serve(self._applied)
+        if self._when_idle and not self.busy():
+            self._tell_idle()
 
     def _report_durable(self) -> None:
         if self._log_error is not None:
@@ -501,18 +506,31 @@ class Replica:
         if self.stopped:
             return
         self.stopped = True
-        error = self._stop_error()
+        error = self.stop_error()
         queue, self._queue = self._queue, []
         for proposal in queue:
             proposal.done(error)
         self._waiting.fail_all(error)
         self.reads.fail_all(error)
+        self._tell_idle()
 
-    def _stop_error(self) -> ApiError:
+    def stop_error(self) -> ApiError:
+        """What requests get once the replica is stopped."""
         if self.failure is None:
             return errors.STOPPED
         text = f"revstore: storage failed, restart the member: {self.failure}"
         return ApiError(errors.Code.UNAVAILABLE, text)
+
+    def when_idle(self, done: Callable[[], None]) -> None:
+        """``done()`` once nobody waits for a result, or the replica is stopped."""
+        self._when_idle.append(done)
+        if self.stopped:
+            self._tell_idle()
+
+    def _tell_idle(self) -> None:
+        waiting, self._when_idle = self._when_idle, []
+        for done in waiting:
+            done()
 
     def busy(self) -> bool:
         """Whether somebody still waits for a result."""
@@ -520,5 +538,5 @@ class Replica:
 
     def propose_internal(self, tag: Tag, request: ProtoMessage, done: Done) -> None:
         """Propose a request of the member's own, as the user root when auth is on."""
-        info = self.auth.internal_info() if self.auth.enabled else None
+        info = AuthInfo(ROOT, self.auth.revision) if self.auth.enabled else None
         self.propose(tag, request.SerializeToString(), request, done, info)

@@ -10,7 +10,7 @@ import msgspec
 
 DEFAULT_PEER_URL = "http://localhost:2380"
 DEFAULT_CLIENT_URL = "http://localhost:2379"
-DEFAULT_TOKEN = "etcd-cluster"  # noqa: S105 - a salt for ids, not a secret
+DEFAULT_TOKEN = "etcd-cluster"
 
 
 class PluginChoice(msgspec.Struct, frozen=True):
@@ -51,8 +51,11 @@ class MemberSettings(msgspec.Struct, frozen=True, kw_only=True):
     compaction_sleep_s: float = 0.01
     flush_interval_s: float = 0.1
     progress_notify_s: float = 600.0
+    auto_compaction_mode: str = "periodic"
+    auto_compaction_retention: float = 0.0
+    """Seconds, or revisions in mode "revision"; 0 means off."""
     bcrypt_cost: int = 10
-    auth_token: str = "simple"  # noqa: S105 - a kind of token
+    auth_token: str = "simple"
     auth_token_ttl_s: int = 300
 
     @property

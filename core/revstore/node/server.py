@@ -1,0 +1,244 @@
+"""``revstore serve``: one member behind its client listeners, until a signal ends it.
+
+Rules of this file:
+
+1. Clients are served only after the log is replayed; "ready to serve client requests"
+   is logged then, once.
+2. On SIGTERM and SIGINT: take no new calls, let the running ones end, make everything
+   durable, exit 0. A second signal ends at once.
+3. A storage failure ends the process with status 1, so that a supervisor restarts it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+import sys
+from pathlib import Path
+
+from revstore import logs
+from revstore.api.service import build_table
+from revstore.config.load import LoadedConfig
+from revstore.config.model import ServerConfig
+from revstore.errors import RevstoreError
+from revstore.interfaces.transport import ServeOptions, TlsOptions
+from revstore.node.aio import AsyncNode
+from revstore.node.settings import MemberSettings, PluginChoice
+from revstore.plugin.manager import PluginManager
+from revstore.version import revstore_version
+
+LOG = logs.get(__name__)
+
+DRAIN_S = 5.0
+GRPC_OVERHEAD_BYTES = 512 * 1024
+DEFAULT_QUOTA_BYTES = 2 * 1024**3
+MAX_UINT32 = 4_294_967_295
+
+LATER = frozenset(
+    {
+        "cors",
+        "host-whitelist",
+        "listen-client-http-urls",
+        "listen-metrics-urls",
+        "enable-grpc-gateway",
+        "metrics",
+        "peer-cert-file",
+        "peer-key-file",
+        "peer-trusted-ca-file",
+        "peer-client-cert-auth",
+        "initial-cluster-state",
+        "force-new-cluster",
+        "max-learners",
+        "raft-read-timeout",
+        "raft-write-timeout",
+        "corrupt-check-time",
+        "compact-hash-check-time",
+        "downgrade-check-time",
+        "feature-gates",
+        "socket-reuse-port",
+        "socket-reuse-address",
+        "backend-batch-limit",
+        "initial-election-tick-advance",
+    }
+)
+"""Settings that a single member behind gRPC has no use for: said, not hidden."""
+
+
+def member_settings(loaded: LoadedConfig) -> MemberSettings:
+    """The part of the configuration that the member itself needs."""
+    config, options = loaded.config, loaded.plugin_options
+    wal_options = dict(options.get("wal", {}))
+    if config.unsafe_no_fsync:
+        wal_options["unsafe_no_fsync"] = True
+    return MemberSettings(
+        data_dir=Path(config.data_dir or f"{config.name}.revstore"),
+        wal_dir=Path(config.wal_dir) if config.wal_dir else None,
+        name=config.name,
+        backend=PluginChoice(config.backend, options.get("backend", {})),
+        wal=PluginChoice(config.wal, wal_options),
+        consensus=PluginChoice(config.consensus, options.get("consensus", {})),
+        peer_urls=config.initial_advertise_peer_urls,
+        client_urls=config.advertise_client_urls,
+        initial_cluster=config.initial_cluster,
+        cluster_token=config.initial_cluster_token,
+        max_txn_ops=config.max_txn_ops,
+        max_request_bytes=config.max_request_bytes,
+        quota_bytes=config.quota_backend_bytes or DEFAULT_QUOTA_BYTES,
+        strict_reconfig_check=config.strict_reconfig_check,
+        heartbeat_s=config.heartbeat_interval / 1000,
+        election_timeout_s=config.election_timeout / 1000,
+        snapshot_count=config.snapshot_count,
+        catchup_entries=config.snapshot_catchup_entries,
+        compaction_batch_limit=config.compaction_batch_limit,
+        compaction_sleep_s=config.compaction_sleep_interval,
+        flush_interval_s=config.backend_batch_interval or 0.1,
+        progress_notify_s=config.watch_progress_notify_interval,
+        auto_compaction_mode=config.auto_compaction_mode,
+        auto_compaction_retention=config.auto_compaction_retention,
+        bcrypt_cost=config.bcrypt_cost,
+        auth_token=config.auth_token,
+        auth_token_ttl_s=config.auth_token_ttl,
+    )
+
+
+def serve_options(config: ServerConfig) -> ServeOptions:
+    """How clients are served."""
+    tls = None
+    if config.cert_file:
+        tls = TlsOptions(
+            config.cert_file,
+            config.key_file,
+            config.trusted_ca_file,
+            config.client_cert_auth,
+        )
+    streams = config.max_concurrent_streams
+    return ServeOptions(
+        urls=config.listen_client_urls,
+        request_bytes_max=config.max_request_bytes + GRPC_OVERHEAD_BYTES,
+        concurrent_streams_max=0 if streams == MAX_UINT32 else streams,
+        keepalive_min_time_s=config.grpc_keepalive_min_time,
+        keepalive_interval_s=config.grpc_keepalive_interval,
+        keepalive_timeout_s=config.grpc_keepalive_timeout,
+        tls=tls,
+    )
+
+
+def run(loaded: LoadedConfig) -> int:
+    """Serve until a signal; returns the exit status.
+
+    Raises:
+        RevstoreError: the member could not be opened or an address not be used.
+    """
+    return asyncio.run(serve(loaded))
+
+
+async def serve(loaded: LoadedConfig) -> int:
+    """Open, serve, wait for a signal or a failure, close. Raises: as ``run``."""
+    config = loaded.config
+    for text in [*loaded.warnings, *_unused(loaded)]:
+        LOG.warn(text)
+    stop = asyncio.Event()
+    _on_signals(stop)
+    settings = member_settings(loaded)
+    LOG.info(
+        "starting revstore",
+        version=revstore_version(),
+        name=config.name,
+        data_dir=str(settings.data_dir),
+        backend=config.backend,
+        wal=config.wal,
+        consensus=config.consensus,
+        transport=config.transport,
+    )
+    plugins = PluginManager()
+    transport = plugins.make_transport(
+        config.transport, loaded.plugin_options.get("transport", {})
+    )
+    node = await AsyncNode.open(settings, plugins)
+    try:
+        table = build_table(node.replica)
+        server = await transport.serve_clients(table, serve_options(config))
+        try:
+            _tell_ready(node, server.addresses())
+            await _until_over(node, stop)
+        finally:
+            LOG.info("stopping")
+            await server.drain(DRAIN_S)
+    finally:
+        await node.close()
+    if node.replica.failure is not None:
+        return 1
+    LOG.info("stopped")
+    return 0
+
+
+def _unused(loaded: LoadedConfig) -> list[str]:
+    """Settings that were given and change nothing for this member."""
+    return [
+        f"{name} has no effect on a single member served by {loaded.config.transport}"
+        for name, origin in sorted(loaded.origins.items())
+        if name in LATER and origin not in ("default", "derived")
+    ]
+
+
+def _on_signals(stop: asyncio.Event) -> None:
+    loop = asyncio.get_running_loop()
+
+    def on_signal(number: signal.Signals) -> None:
+        if stop.is_set():
+            LOG.warn("second signal, exiting at once", signal=number.name)
+            os._exit(128 + number)
+        LOG.info("received signal, shutting down", signal=number.name)
+        stop.set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, on_signal, number)
+
+
+def _tell_ready(node: AsyncNode, addresses: object) -> None:
+    urls = (
+        [str(url) for url in addresses] if isinstance(addresses, list | tuple) else []
+    )
+    LOG.info(
+        "ready to serve client requests",
+        addresses=urls,
+        member_id=f"{node.replica.member_id:x}",
+        cluster_id=f"{node.replica.cluster_id:x}",
+        revision=node.replica.store.revision,
+    )
+    if sys.stdout.isatty() and urls:
+        endpoint = urls[0]
+        sys.stdout.write(
+            f"\nrevstore listens on {', '.join(urls)}\n"
+            f"try:  ETCDCTL_API=3 etcdctl --endpoints {endpoint} put hello world\n\n"
+        )
+        sys.stdout.flush()
+    _notify_supervisor("READY=1")
+
+
+def _notify_supervisor(state: str) -> None:
+    """Tell systemd (sd_notify protocol), if it asked to be told."""
+    address = os.environ.get("NOTIFY_SOCKET")
+    if not address:
+        return
+    if address.startswith("@"):
+        address = "\0" + address[1:]
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notifier:
+            notifier.sendto(state.encode(), address)
+    except OSError as exc:
+        LOG.warn("supervisor not notified", error=str(exc))
+
+
+async def _until_over(node: AsyncNode, stop: asyncio.Event) -> None:
+    """Wait for a signal, or until the replica stopped by itself."""
+    while not stop.is_set() and not node.replica.stopped:
+        try:
+            await asyncio.wait_for(stop.wait(), 0.2)
+        except TimeoutError:
+            continue
+
+
+__all__ = ["RevstoreError", "member_settings", "run", "serve", "serve_options"]
