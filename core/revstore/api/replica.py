@@ -140,6 +140,19 @@ class Auth(Protocol):
         """All compares and the operations of both branches. Raises: ApiError."""
         ...
 
+    def check_authenticated(self, info: AuthInfo | None) -> None:
+        """Any known user will do. Raises: ApiError."""
+        ...
+
+    def check_lease_revoke(self, info: AuthInfo | None, lease_id: int) -> None:
+        """Write permission on every key of the lease; also for renewing it.
+        Raises: ApiError."""
+        ...
+
+    def check_leases(self, info: AuthInfo | None, lease_ids: Sequence[int]) -> None:
+        """Read permission on every key of all these leases. Raises: ApiError."""
+        ...
+
     def check_admin(self, info: AuthInfo | None) -> None:
         """The user has the role root. Raises: ApiError."""
         ...
@@ -321,7 +334,7 @@ class Replica(Protocol):
         this was called. Raises: nothing; failures go to ``done``."""
         ...
 
-    def schedule(self, work: Callable[[], None]) -> None:
-        """Run ``work`` soon on the loop, after what already waits there.
-        Raises: nothing."""
+    def schedule(self, work: Callable[[], None], delay_s: float = 0.0) -> None:
+        """Run ``work`` on the loop, after what already waits there and not before
+        ``delay_s``. Raises: nothing."""
         ...
