@@ -213,7 +213,7 @@ class Lessor:
 
     def _arm(self, lease: Lease, now: float) -> None:
         self._queue.push(lease.deadline, lease)
-        if self._checkpoints and lease.deadline - now > CHECKPOINT_INTERVAL_S:
+        if self._checkpoints and lease.ttl > CHECKPOINT_INTERVAL_S:
             self._checkpoint_queue.push(now + CHECKPOINT_INTERVAL_S, lease)
 
     def make_id(self) -> int:
@@ -330,12 +330,10 @@ class Lessor:
             lease = self._checkpoint_queue.pop_due(now)
             if lease is None:
                 break
-            left = lease.deadline - now
-            if not lease.alive or left <= 0:
+            if not lease.alive or lease.deadline <= now:
                 continue
-            if left > CHECKPOINT_INTERVAL_S:
-                self._checkpoint_queue.push(now + CHECKPOINT_INTERVAL_S, lease)
-            remaining = math.ceil(left)
+            self._checkpoint_queue.push(now + CHECKPOINT_INTERVAL_S, lease)
+            remaining = math.ceil(lease.deadline - now)
             if remaining < lease.ttl:
                 lease.checkpointing = True
                 found.append(

@@ -354,6 +354,8 @@ class WatchHub:
                 self._go_behind(watcher)
         self._head = self._store.revision
         self._start_future()
+        if self._progress:
+            self._wake()
 
     # Catching up.
 
