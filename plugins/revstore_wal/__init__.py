@@ -1,1 +1,1 @@
-"""The write-ahead log "segment"."""
+"""The write-ahead log "segment": etcd's file format, group commit, CRC-32C."""

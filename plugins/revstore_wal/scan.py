@@ -1,0 +1,300 @@
+"""How a log is read when it is opened, and what is cut from its end.
+
+Rules of this file:
+
+1. Only the last file may be cut, and only what cannot have been durable: a batch of
+   records is applied whole or not at all.
+2. Files are written in batches; each begins with a mark that says how long it is, and
+   is written only when the batch before it is durable. So what is bad has been durable
+   if anything was written behind its batch, or if a mark further on says so. That is
+   damage: CorruptionError, and nothing is cut.
+3. What may be torn must look torn: a sector of 512 bytes that was not written is zero,
+   because the file was zero before. A bad record without such a sector is damage.
+4. Records outside batches (file heads, hard states that were not worth a sync, and
+   all that etcd itself wrote) stand for themselves; for them etcd's rule holds.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+from revstore.errors import FormatError
+from revstore.types import HardState
+from revstore_wal.decode import (
+    BadFrame,
+    Frame,
+    Malformed,
+    read_entry,
+    read_frame,
+    read_mark,
+    read_snapshot,
+    read_state,
+)
+from revstore_wal.encode import CRC, ENTRY, METADATA, SNAPSHOT, STATE
+from revstore_wal.files import Files
+from revstore_wal.index import LogIndex, Sample
+from revstore_wal.segments import Segment, corrupt
+
+SECTOR_BYTES = 512
+_MARK_START = b"\x08\x04\x10"
+
+
+class Scanned(NamedTuple):
+    """Where the log ends and what it says besides entries."""
+
+    metadata: bytes
+    hard_state: HardState
+    offset: int
+    """Where the last file goes on."""
+    content_end: int
+    """Where the last non-zero byte of the last file was."""
+    crc: int
+
+
+class Scanner:
+    """Reads the files of one log in order into a ``LogIndex``."""
+
+    def __init__(
+        self, files: Files, directory: Path, index: LogIndex, sample_bytes: int
+    ) -> None:
+        self._files = files
+        self._directory = directory
+        self._index = index
+        self._sample_bytes = sample_bytes
+        self._metadata: bytes | None = None
+        self._hard_state = HardState()
+        self._crc: int | None = None
+        self._any_entry = False
+        self._segment = Segment(0, 0)
+        self._sampled_at: int | None = None
+        self._data = b""
+        self._content_end = 0
+        self._batch_end: int | None = None
+
+    def run(self, segments: list[Segment]) -> Scanned:
+        """Read all files.
+
+        Raises:
+            CorruptionError: there is damage.
+            FormatError: a record is of a kind this version does not know.
+            OSError: a file cannot be read.
+        """
+        offset = 0
+        for segment in segments:
+            offset = self._read_segment(segment, segment is segments[-1])
+        self._settle_snapshot()
+        if self._metadata is None or self._crc is None:
+            raise corrupt(self._path(), 0, "the file has no metadata")
+        return Scanned(
+            self._metadata, self._hard_state, offset, self._content_end, self._crc
+        )
+
+    def _path(self) -> Path:
+        return self._directory / self._segment.name
+
+    def _read_segment(self, segment: Segment, is_last: bool) -> int:
+        """Read one file; returns where its good part ends."""
+        self._segment = segment
+        self._sampled_at = None
+        handle = self._files.open(self._path())
+        try:
+            size = self._files.size(handle)
+            self._data = data = self._files.read(handle, size, 0)
+        finally:
+            self._files.close(handle)
+        self._content_end = len(data.rstrip(b"\0"))
+        offset = self._read_first()
+        while offset < self._content_end:
+            try:
+                offset = self._read_next(offset)
+            except BadFrame as bad:
+                if is_last and self._is_torn(bad, offset):
+                    return offset
+                raise corrupt(self._path(), bad.offset, bad.reason) from None
+        return offset
+
+    def _read_first(self) -> int:
+        """Check the record that opens a file: the sum so far.
+
+        A file gets its name when its head is durable, so a bad one is damage.
+        """
+        try:
+            frame = read_frame(self._data, 0, len(self._data), 0)
+            if frame.kind != CRC:
+                raise BadFrame(0, frame.end, "the file does not open with a checksum")
+        except BadFrame as bad:
+            raise corrupt(self._path(), 0, bad.reason) from None
+        if self._crc is not None and frame.crc != self._crc:
+            raise corrupt(self._path(), 0, "the file does not continue the one before")
+        self._crc = frame.crc
+        return frame.end
+
+    def _read_next(self, offset: int) -> int:
+        """Apply the record or the batch at ``offset``; returns where the next begins.
+
+        Raises:
+            BadFrame: it is not whole; nothing of it was applied.
+        """
+        crc = self._crc or 0
+        self._batch_end = None
+        frame = read_frame(self._data, offset, len(self._data), crc)
+        if frame.kind != CRC:
+            self._apply(frame, crc, in_batch=False)
+            self._crc = frame.crc
+            return frame.end
+        if frame.crc != crc:
+            size = frame.end - offset
+            raise BadFrame(offset, size, "the checksum so far is wrong")
+        mark = read_mark(frame)
+        if mark is None:
+            return frame.end
+        batch: list[tuple[Frame, int]] = []
+        position = frame.end
+        end = self._batch_end = position + mark.length
+        while position < end:
+            if end > len(self._data):
+                raise BadFrame(position, end - position, "the batch is cut off")
+            record = read_frame(self._data, position, end, crc)
+            if record.kind == CRC:
+                raise BadFrame(position, 0, "a batch holds another one")
+            batch.append((record, crc))
+            crc = record.crc
+            position = record.end
+        for record, before in batch:
+            self._apply(record, before, in_batch=True)
+        self._crc = crc
+        return end
+
+    def _apply(self, frame: Frame, crc: int, in_batch: bool) -> None:
+        try:
+            if frame.kind == ENTRY:
+                self._apply_entry(frame, crc)
+            elif frame.kind == STATE:
+                self._apply_state(frame)
+            elif frame.kind == SNAPSHOT:
+                self._apply_snapshot(frame, in_batch)
+            elif frame.kind == METADATA:
+                if self._metadata not in (None, frame.data):
+                    raise Malformed("the metadata is not that of the file before")
+                self._metadata = frame.data
+            else:
+                raise FormatError(
+                    f"{self._path()} has a record of type {frame.kind} at offset "
+                    f"{frame.offset}: it was written by a newer version, use that one"
+                )
+        except Malformed as error:
+            raise corrupt(self._path(), frame.offset, str(error)) from None
+
+    def _apply_entry(self, frame: Frame, crc: int) -> None:
+        entry = read_entry(frame.data)
+        index = self._index
+        follows = self._any_entry and entry.index == index.last + 1
+        if not follows:
+            self._place(entry.index)
+        if (
+            not follows
+            or self._sampled_at is None
+            or frame.offset - self._sampled_at >= self._sample_bytes
+        ):
+            index.add_sample(
+                Sample(entry.index, self._segment.sequence, frame.offset, crc)
+            )
+            self._sampled_at = frame.offset
+        index.append((entry,), ((entry.index, entry.term),), len(entry.data))
+        if index.trim_due():
+            index.trim(entry.index + 1)
+
+    def _place(self, entry_index: int) -> None:
+        """Make room for an entry that does not just follow the last one."""
+        index = self._index
+        if not self._any_entry or entry_index == index.snapshot.index + 1 > index.last:
+            if self._any_entry or index.last:
+                index.clear_samples()
+            index.restart(entry_index)
+            self._any_entry = True
+        elif not 0 < entry_index <= index.last + 1:
+            raise Malformed(f"entry {entry_index} leaves a hole behind {index.last}")
+
+    def _apply_state(self, frame: Frame) -> None:
+        state = read_state(frame.data)
+        before = self._hard_state
+        if state.term < before.term or state.commit < before.commit:
+            raise Malformed("the hard state goes back")
+        self._hard_state = state
+
+    def _apply_snapshot(self, frame: Frame, in_batch: bool) -> None:
+        """Take over a marker.
+
+        One outside a batch repeats an older one (file head) or is etcd's: then the log
+        restarts behind it only if an entry, or the end of the log, shows that it did.
+        """
+        meta = read_snapshot(frame.data)
+        if in_batch:
+            if self._index.mark_snapshot(meta):
+                self._index.clear_samples()
+                self._sampled_at = None
+                self._any_entry = True
+        elif meta.index >= self._index.snapshot.index:
+            self._index.snapshot = meta
+
+    def _settle_snapshot(self) -> None:
+        """Let the log end at the snapshot marker, or begin at most one behind it."""
+        index = self._index
+        marker = index.snapshot.index
+        if marker > index.last or not self._any_entry:
+            index.clear_samples()
+            index.restart(marker + 1)
+        elif index.first > marker + 1:
+            raise corrupt(
+                self._path(), 0, f"the entries {marker + 1} to {index.first - 1} lack"
+            )
+
+    def _is_torn(self, bad: BadFrame, start: int) -> bool:
+        """Whether what is bad can have been lost before it was durable."""
+        size = len(self._data)
+        if self._batch_end is not None:
+            end = self._batch_end
+            if self._content_end > end:
+                return False
+        elif self._was_durable(start):
+            return False
+        else:
+            end = size
+        if bad.size == 0:
+            return self._is_zero(bad.offset, _sector_end(bad.offset))
+        stop = bad.offset + bad.size
+        if stop > size:
+            return True
+        if stop > end:
+            return False
+        position = bad.offset + 8
+        while position < stop:
+            if self._is_zero(position, min(_sector_end(position), stop)):
+                return True
+            position = _sector_end(position)
+        return False
+
+    def _is_zero(self, start: int, stop: int) -> bool:
+        part = self._data[start:stop]
+        return part.count(0) == len(part)
+
+    def _was_durable(self, offset: int) -> bool:
+        """Whether a mark behind ``offset`` says that the file was durable there."""
+        hit = self._data.find(_MARK_START, offset + 8, self._content_end)
+        while hit >= 0:
+            start = hit - 8
+            if start % 8 == 0 and start > offset:
+                try:
+                    frame = read_frame(self._data, start, len(self._data), 0)
+                    mark = read_mark(frame)
+                except BadFrame:
+                    mark = None
+                if mark is not None and mark.synced > offset:
+                    return True
+            hit = self._data.find(_MARK_START, hit + 1, self._content_end)
+        return False
+
+
+def _sector_end(offset: int) -> int:
+    return offset - offset % SECTOR_BYTES + SECTOR_BYTES
