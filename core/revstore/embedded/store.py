@@ -35,6 +35,7 @@ from revstore.embedded.values import (
 )
 from revstore.embedded.watch import Watcher
 from revstore.errors import ApiError, UsageError
+from revstore.mvcc.query import RangeQuery
 from revstore.node.bootstrap import open_member
 from revstore.plugin.manager import PluginManager
 from revstore.proto import rpc_pb2
@@ -127,7 +128,9 @@ class EmbeddedStore:
     ) -> int:
         """How many keys a range has. Raises: as ``range``."""
         span = make_span(key, end, prefix)
-        query = validate.count_query(span[0], span[1], revision)
+        query = RangeQuery(
+            key=span[0], end=span[1], revision=revision, count_only=True
+        )
         with self._lock:
             return self._shell.replica.store.range(query).count
 

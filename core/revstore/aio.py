@@ -1,0 +1,340 @@
+"""The embedded store for asyncio: ``async with await revstore.aio.open(path) as store``.
+
+The same member, data directory and guarantees as ``revstore.open``; many writes that
+wait at the same time share one sync of the log.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator, Mapping, Sequence
+from pathlib import Path
+from random import SystemRandom
+from types import TracebackType
+from typing import Any, Self
+
+from revstore.api import errors
+from revstore.api.replica import Tag
+from revstore.apply import validate
+from revstore.embedded.lease import TTL_MAX_S
+from revstore.embedded.settings import make_settings
+from revstore.embedded.txn import Compare, Operation, Txn, make_txn
+from revstore.embedded.values import (
+    DeleteResult,
+    HashAnswer,
+    Key,
+    KeyValue,
+    PutResult,
+    TxnResult,
+    WatchEvent,
+    decode_pair,
+    decode_txn,
+    make_query,
+    make_span,
+    to_bytes,
+)
+from revstore.embedded.watch import QUEUE_MAX, WatchCanceled, decode_event
+from revstore.errors import ApiError, Unavailable, UsageError
+from revstore.node.aio import AsyncNode
+from revstore.node.replica import Replica
+from revstore.plugin.manager import PluginManager
+from revstore.proto import rpc_pb2
+from revstore.types import ApplyResult
+
+ROWS_A_CHUNK = 1_000
+
+
+class AsyncWatcher:
+    """Changes in order, each once; iterate with ``async for``. Must be closed."""
+
+    def __init__(self, replica: Replica, request: rpc_pb2.WatchCreateRequest) -> None:
+        self._responses: deque[bytes] = deque()
+        self._pending: deque[WatchEvent] = deque()
+        self._arrived = asyncio.Event()
+        self._closed = False
+        self._error: WatchCanceled | None = None
+        self._stream = replica.hub.open_stream(self)
+        self._stream.create(request)
+
+    def send(self, header_revision: int, body: bytes) -> None:
+        """Called by the hub."""
+        self._responses.append(body)
+        self._arrived.set()
+
+    def writable(self) -> bool:
+        """Called by the hub: whether it may go on."""
+        return len(self._responses) < QUEUE_MAX
+
+    async def next_event(self) -> WatchEvent | None:
+        """The next change; None once the watcher is closed.
+
+        Raises:
+            WatchCanceled: the watch cannot go on; see there.
+        """
+        while not self._pending:
+            if self._error is not None:
+                raise WatchCanceled(str(self._error), self._error.compact_revision)
+            if self._closed:
+                return None
+            if not self._responses:
+                self._arrived.clear()
+                await self._arrived.wait()
+                continue
+            self._take()
+        return self._pending.popleft()
+
+    def _take(self) -> None:
+        was_full = not self.writable()
+        response = rpc_pb2.WatchResponse.FromString(self._responses.popleft())
+        if was_full:
+            self._stream.on_writable()
+        self._pending.extend(decode_event(event) for event in response.events)
+        if response.canceled:
+            reason = response.cancel_reason or "the events wanted were compacted"
+            self._error = WatchCanceled(reason, response.compact_revision)
+
+    def close(self) -> None:
+        """End the watch; twice is allowed."""
+        if not self._closed:
+            self._closed = True
+            self._stream.close()
+            self._arrived.set()
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> WatchEvent:
+        event = await self.next_event()
+        if event is None:
+            raise StopAsyncIteration
+        return event
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        tb: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+class AsyncStore:
+    """A store in this process, for one event loop; made by ``revstore.aio.open``."""
+
+    def __init__(self, node: AsyncNode) -> None:
+        self._node = node
+        self._watchers: set[AsyncWatcher] = set()
+        self._random = SystemRandom()
+
+    @property
+    def _replica(self) -> Replica:
+        replica = self._node.replica
+        if replica.stopped:
+            raise Unavailable("the store is closed")
+        return replica
+
+    async def get(self, key: Key, *, revision: int = 0) -> KeyValue | None:
+        """The pair of a key at a revision (0: now). Raises: as ``EmbeddedStore.get``."""
+        raw = to_bytes(key)
+        if not raw:
+            raise UsageError("a key must not be empty")
+        await self._node.read_barrier()
+        row = self._replica.store.get(raw, revision)
+        return None if row is None else decode_pair(row)
+
+    async def range(
+        self,
+        key: Key | None = None,
+        end: Key | None = None,
+        *,
+        prefix: Key | None = None,
+        revision: int = 0,
+        limit: int = 0,
+        keys_only: bool = False,
+    ) -> AsyncIterator[KeyValue]:
+        """Pairs of a range, a prefix or all, at one revision, in chunks.
+
+        Raises: as ``EmbeddedStore.range``.
+        """
+        span = make_span(key, end, prefix)
+        await self._node.read_barrier()
+        query = make_query(span, revision, limit, keys_only, False)
+        for chunk in self._replica.store.range_chunks(query, ROWS_A_CHUNK):
+            for row in chunk.kvs:
+                yield decode_pair(row)
+            await asyncio.sleep(0)
+
+    async def put(
+        self, key: Key, value: Key, *, lease: int = 0, prev_kv: bool = False
+    ) -> PutResult:
+        """Set a key; durable when this returns. Raises: as ``EmbeddedStore.put``."""
+        request = rpc_pb2.PutRequest(
+            key=to_bytes(key),
+            value=to_bytes(value, "value"),
+            lease=lease,
+            prev_kv=prev_kv,
+        )
+        validate.check_put_request(request)
+        result = await self._commit(Tag.PUT, request)
+        answer = rpc_pb2.PutResponse.FromString(result.body)
+        if not answer.HasField("prev_kv"):
+            return PutResult(result.revision)
+        prev = decode_pair(answer.prev_kv.SerializeToString())
+        return PutResult(result.revision, prev)
+
+    async def delete(
+        self,
+        key: Key | None = None,
+        end: Key | None = None,
+        *,
+        prefix: Key | None = None,
+        prev_kv: bool = False,
+    ) -> DeleteResult:
+        """Delete a key, a range or a prefix. Raises: as ``EmbeddedStore.delete``."""
+        if end is None and prefix is None:
+            if key is None:
+                raise UsageError("give a key, a range or a prefix; prefix=b'' is all")
+            span = (to_bytes(key), b"")
+        else:
+            span = make_span(key, end, prefix)
+        request = rpc_pb2.DeleteRangeRequest(
+            key=span[0], range_end=span[1], prev_kv=prev_kv
+        )
+        validate.check_delete_request(request)
+        result = await self._commit(Tag.DELETE_RANGE, request)
+        answer = rpc_pb2.DeleteRangeResponse.FromString(result.body)
+        prevs = tuple(decode_pair(kv.SerializeToString()) for kv in answer.prev_kvs)
+        return DeleteResult(result.revision, answer.deleted, prevs)
+
+    async def txn(
+        self,
+        compare: Sequence[Compare] = (),
+        success: Sequence[Operation] = (),
+        failure: Sequence[Operation] = (),
+    ) -> TxnResult:
+        """If all compares hold ``success``, else ``failure``; atomically.
+
+        Raises: as ``EmbeddedStore.txn``.
+        """
+        request = make_txn(Txn(compare, success, failure))
+        validate.check_txn_request(request, self._replica.max_txn_ops)
+        result = await self._commit(Tag.TXN, request)
+        revision = result.revision or self.revision
+        return decode_txn(rpc_pb2.TxnResponse.FromString(result.body), revision)
+
+    async def compact(self, revision: int) -> None:
+        """Forget the history before a revision. Raises: ApiError OUT_OF_RANGE."""
+        request = rpc_pb2.CompactionRequest(revision=revision)
+        await self._commit(Tag.COMPACTION, request)
+
+    async def grant(self, ttl_s: int, *, lease_id: int = 0) -> int:
+        """Grant a lease; its id. Raises: ApiError: the id is taken, or too long."""
+        if ttl_s > TTL_MAX_S:
+            raise errors.LEASE_TTL_TOO_LARGE.fresh()
+        while lease_id == 0:
+            candidate = self._random.getrandbits(63)
+            if not self._replica.store.lease_exists(candidate):
+                lease_id = candidate
+        request = rpc_pb2.LeaseGrantRequest(TTL=ttl_s, ID=lease_id)
+        await self._commit(Tag.LEASE_GRANT, request)
+        return lease_id
+
+    async def revoke(self, lease_id: int) -> None:
+        """End a lease and delete its keys. Raises: ApiError NOT_FOUND."""
+        await self._commit(Tag.LEASE_REVOKE, rpc_pb2.LeaseRevokeRequest(ID=lease_id))
+
+    async def keep_alive(self, lease_id: int) -> int:
+        """Renew a lease; its time to live in seconds, 0 if it is gone."""
+        return self._replica.lessor.renew(lease_id)
+
+    def watch(
+        self,
+        key: Key | None = None,
+        end: Key | None = None,
+        *,
+        prefix: Key | None = None,
+        start_revision: int = 0,
+        prev_kv: bool = False,
+    ) -> AsyncWatcher:
+        """Changes of one key, a range, a prefix or all. See ``EmbeddedStore.watch``."""
+        if key is not None and end is None and prefix is None:
+            span = (to_bytes(key), b"")
+        else:
+            span = make_span(key, end, prefix)
+        request = rpc_pb2.WatchCreateRequest(
+            key=span[0],
+            range_end=span[1],
+            start_revision=start_revision,
+            prev_kv=prev_kv,
+        )
+        watcher = AsyncWatcher(self._replica, request)
+        self._watchers.add(watcher)
+        return watcher
+
+    @property
+    def revision(self) -> int:
+        """The newest revision; a fresh store is at 1."""
+        return self._replica.store.revision
+
+    def hash_kv(self, revision: int = 0) -> HashAnswer:
+        """etcd's HashKV. Raises: ApiError OUT_OF_RANGE."""
+        found = self._replica.store.hash_kv(revision)
+        return HashAnswer(found.hash, found.hash_revision, found.compact_revision)
+
+    async def _commit(self, tag: Tag, request: Any) -> ApplyResult:
+        loop = asyncio.get_running_loop()
+        waiter: asyncio.Future[ApplyResult | ApiError] = loop.create_future()
+
+        def done(result: ApplyResult | ApiError) -> None:
+            if not waiter.done():
+                waiter.set_result(result)
+
+        payload = request.SerializeToString()
+        self._replica.propose(tag, payload, request, done)
+        result = await waiter
+        if isinstance(result, ApiError):
+            raise result.fresh()
+        return result
+
+    async def close(self) -> None:
+        """End all watches and close; twice is allowed. Raises: StorageError."""
+        for watcher in self._watchers:
+            watcher.close()
+        self._watchers.clear()
+        await self._node.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        tb: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+
+async def open_store(
+    path: str | Path,
+    *,
+    backend: str | None = None,
+    backend_options: Mapping[str, Any] | None = None,
+    wal_options: Mapping[str, Any] | None = None,
+    plugins: PluginManager | None = None,
+    **settings: Any,
+) -> AsyncStore:
+    """Open a store on the running event loop; see ``revstore.open``.
+
+    Raises:
+        UsageError, ConfigError, PluginError, LockedError, StorageError: as there.
+    """
+    wanted = make_settings(path, backend, backend_options, wal_options, settings)
+    return AsyncStore(await AsyncNode.open(wanted, plugins))
+
+
+open = open_store

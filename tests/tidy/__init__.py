@@ -1,0 +1,1 @@
+"""The style, kept by the machine."""
