@@ -43,6 +43,12 @@ PROFILES: dict[str, Profile] = {
                 "compaction-batch-limit": 5000,
                 "compaction-sleep-interval": 0.005,
             },
+            {
+                ("wal", "segment"): {
+                    "segment_bytes": 128 * 1024**2,
+                    "tail_bytes_max": 64 * 1024**2,
+                }
+            },
         ),
         Profile(
             "kubernetes",
@@ -63,6 +69,13 @@ PROFILES: dict[str, Profile] = {
                 "enable-grpc-gateway": False,
                 "log-level": "warn",
                 "log-format": "console",
+            },
+            {
+                ("wal", "segment"): {
+                    "segment_bytes": 8 * 1024**2,
+                    "tail_bytes_max": 4 * 1024**2,
+                },
+                ("backend", "lmdb"): {"map_bytes": 64 * 1024**3},
             },
         ),
     )
