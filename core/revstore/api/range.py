@@ -23,7 +23,7 @@ from revstore.apply.validate import check_range_request
 from revstore.errors import ApiError, StorageError
 from revstore.interfaces.transport import Call, Stream, StreamHandler
 from revstore.mvcc.query import RangeQuery, RangeResult
-from revstore.mvcc.records import kvs_field
+from revstore.mvcc.records import messages_field
 from revstore.proto import rpc_pb2
 from revstore.proto.varint import varint
 
@@ -36,6 +36,9 @@ STREAM_ROWS_FIRST = 10
 STREAM_ROWS_MAX = 10_000
 STREAM_READ_ROWS = 32
 """Rows read from the store at once for a stream; bounds memory for large values."""
+
+KVS = 2
+"""Field number of the rows in a RangeResponse."""
 
 CUSTOM_SORT = ApiError(
     errors.Code.UNIMPLEMENTED, "RangeStream does not support custom sort orders"
@@ -127,7 +130,7 @@ class RangeJob:
                 call instead.
         """
         chunk = next(self._chunks)
-        self._parts.append(kvs_field(chunk.kvs))
+        self._parts.append(messages_field(KVS, chunk.kvs))
         if is_last(chunk):
             self._parts.append(_totals(chunk))
             self._answer()
@@ -264,7 +267,7 @@ class RangeStreamer(StreamHandler):
         if not self._rows:
             self._finish(rows)
             return
-        self._stream.send(_message(kvs_field(rows)))
+        self._stream.send(_message(messages_field(KVS, rows)))
         if size < target // 2:
             self._batch = min(self._batch * 2, STREAM_ROWS_MAX)
         elif size > target * 2:
@@ -298,7 +301,11 @@ class RangeStreamer(StreamHandler):
         if self._replica.auth.revision != self._auth_revision:
             self._fail(errors.AUTH_OLD_REVISION)
             return
-        body = self._replica.header(self._revision) + kvs_field(rows) + self._totals
+        body = (
+            self._replica.header(self._revision)
+            + messages_field(KVS, rows)
+            + self._totals
+        )
         self._stream.send(_message(body))
         self._close()
         self._stream.finish()

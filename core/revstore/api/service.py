@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
-from revstore.api import cluster, health, kv, maintenance
+from revstore.api import auth, cluster, health, kv, lease, maintenance, watch
 from revstore.api.gate import RequireLeader, guard
 from revstore.api.replica import Replica
 from revstore.errors import PluginError
@@ -15,8 +15,11 @@ Collect = Callable[[Replica], list[Method]]
 
 SERVICES: tuple[Collect, ...] = (
     kv.methods,
+    watch.methods,
+    lease.methods,
     cluster.methods,
     maintenance.methods,
+    auth.methods,
     health.methods,
 )
 
