@@ -59,10 +59,9 @@ def _start_logs(loaded: LoadedConfig) -> LogSetup:
 
 def _run(loaded: LoadedConfig) -> int:
     from revstore import logs
-    from revstore.node import server
+    from revstore.node.server import run
 
     log = logs.get("revstore.cli.serve")
     for warning in loaded.warnings:
         log.warn("configuration", warning=warning)
-    result: int = server.run(loaded)
-    return result
+    return run(loaded)
