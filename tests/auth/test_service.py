@@ -11,7 +11,7 @@ from revstore.api import auth as auth_api
 from revstore.api import errors
 from revstore.api.inprocess import DirectCall, invoke
 from revstore.api.replica import Tag
-from revstore.auth import AuthInfo
+from revstore.auth import AuthInfo, passwords
 from revstore.auth.hashing import HASHES_WAITING_MAX
 from revstore.auth.passwords import (
     decoy_hash,
@@ -331,7 +331,7 @@ def test_a_failing_thread_is_an_internal_error(
     def broken(password: str, cost: int) -> bytes:
         raise RuntimeError(password)
 
-    monkeypatch.setattr(auth_api.passwords, "hash_password", broken)
+    monkeypatch.setattr(passwords, "hash_password", broken)
     request = rpc_pb2.AuthUserAddRequest(name="u", password=SECRET)
     outcome = start(member, "UserAdd", request).outcome
     assert isinstance(outcome, ApiError)

@@ -105,10 +105,9 @@ def test_claims_are_checked(
 
 def test_public_key_only_checks(member: FakeMember, wall: Wall, tmp_path: Path) -> None:
     """With only a public key tokens of others are known, and none are made."""
-    pytest.importorskip("cryptography", reason="cryptography is not installed")
-    from cryptography.hazmat.primitives import serialization
-    from cryptography.hazmat.primitives.asymmetric import ed25519
-
+    base, reason = "cryptography.hazmat.primitives", "cryptography is not installed"
+    serialization: Any = pytest.importorskip(f"{base}.serialization", reason=reason)
+    ed25519: Any = pytest.importorskip(f"{base}.asymmetric.ed25519", reason=reason)
     key = ed25519.Ed25519PrivateKey.generate()
     private, public = tmp_path / "private", tmp_path / "public"
     private.write_bytes(

@@ -229,6 +229,25 @@ def test_reload_gives_the_same_state(member: FakeMember) -> None:
     assert auth.authenticate({"token": token}) == member.info("root")
 
 
+def test_off_stays_off(member: FakeMember) -> None:
+    """Auth that was turned off is off for a store that reads the rows again."""
+    root = member.enable()
+    member.do("AuthDisable", rpc_pb2.AuthDisableRequest(), root)
+    member.auth.reload()
+    assert not member.auth.enabled
+
+
+def test_a_deleted_user_may_nothing(member: FakeMember) -> None:
+    """What was known of a deleted user's permissions is forgotten with it."""
+    member.add_user("other", "p", "root")
+    root = member.enable()
+    member.auth.check_admin(member.info("other"))
+    member.do("UserDelete", rpc_pb2.AuthUserDeleteRequest(name="other"), root)
+    with pytest.raises(ApiError) as caught:
+        member.auth.check_admin(member.info("other"))
+    assert caught.value == errors.PERMISSION_DENIED
+
+
 def test_reload_forgets_tokens_of_changed_passwords(
     member: FakeMember, make_member: Callable[[], FakeMember]
 ) -> None:
@@ -367,6 +386,11 @@ def test_same_entries_same_rows(
     """Members that apply the same entries have the same rows, answers and errors, also
     if one of them rebuilt its memory from its rows anywhere in between."""
     one, other = make_member(), make_member()
+    for each in (one, other):
+        add = rpc_pb2.AuthUserAddRequest(name="root", hashedPassword=HASH)
+        grant = rpc_pb2.AuthUserGrantRoleRequest(user="root", role="root")
+        each.apply(Tag.AUTH_USER_ADD, add, None)
+        each.apply(Tag.AUTH_USER_GRANT_ROLE, grant, None)
     reload_at = data.draw(st.integers(0, max(len(entries) - 1, 0)))
     for position, ((tag, request), asker) in enumerate(entries):
         info = None
@@ -376,5 +400,8 @@ def test_same_entries_same_rows(
             other.auth.reload()
         assert one.apply(tag, request, info) == other.apply(tag, request, info)
     assert one.rows.rows == other.rows.rows
+    assert one.auth.revision == other.auth.revision
+    assert one.auth.enabled == other.auth.enabled
+    other.auth.reload()
     assert one.auth.revision == other.auth.revision
     assert one.auth.enabled == other.auth.enabled

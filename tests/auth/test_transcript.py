@@ -211,9 +211,9 @@ def set_up(session: Session) -> None:
     ):
         grant = rpc.AuthUserGrantRoleRequest(user=user, role=role)
         call(label, "UserGrantRole", grant)
-    user = rpc.AuthUserAddRequest(name="u", password="p")
-    call("useradd u", "UserAdd", user)
-    call("useradd u dup", "UserAdd", user)
+    add_u = rpc.AuthUserAddRequest(name="u", password="p")
+    call("useradd u", "UserAdd", add_u)
+    call("useradd u dup", "UserAdd", add_u)
     options = UserAddOptions(no_password=True)
     bare = rpc.AuthUserAddRequest(name="np", options=options)
     call("useradd nopw", "UserAdd", bare)
