@@ -21,7 +21,9 @@ Rules of this file:
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Iterator
+from itertools import islice, takewhile
 from typing import TYPE_CHECKING
 
 from revstore.interfaces.backend import Pair
@@ -35,6 +37,10 @@ DIRECT_BYTES_MAX = 510
 MARKER_BYTES = DIRECT_BYTES_MAX + 1
 ID_BYTES = 8
 LAYER_ROOM = DIRECT_BYTES_MAX - ID_BYTES
+
+COUNT_ROWS_FIRST = 16
+COUNT_ROWS_MAX = 4096
+"""A count reads keys in blocks that double: a short range reads little too much."""
 
 NEXT_ID_ROW = bytes(ID_BYTES) + b"n"
 EMPTY_KEY_ROW = bytes(ID_BYTES) + b"e"
@@ -163,6 +169,29 @@ def row_bound(prefix: bytes, bound: bytes) -> bytes:
     if len(bound) > room:
         return prefix + bound[:room] + b"\0"
     return prefix + bound
+
+
+def count(txn: Transaction[bytes], space: Keyspace, lo: bytes, hi: bytes | None) -> int:
+    """The number of keys with lo <= key < hi, where lo < hi."""
+    empty = not lo and txn.get(EMPTY_KEY_ROW, None, space.layers) is not None
+    if has_layers(txn, space):
+        rows = walk(txn, space, lo, reverse=False)
+        inside = rows if hi is None else takewhile(lambda pair: pair[0] < hi, rows)
+        return empty + sum(1 for _ in inside)
+    if not lo and hi is None:
+        return empty + txn.stat(space.rows)["entries"]
+    total = int(empty)
+    with txn.cursor(space.rows) as cursor:
+        if not cursor.set_range(row_bound(b"", lo)):
+            return total
+        keys = cursor.iternext(True, False)
+        size = COUNT_ROWS_FIRST
+        while block := list(islice(keys, size)):
+            if hi is not None and block[-1] >= hi:
+                return total + bisect_left(block, hi)
+            total += len(block)
+            size = min(2 * size, COUNT_ROWS_MAX)
+    return total
 
 
 class _Level:

@@ -108,6 +108,17 @@ class LmdbSnapshot(Snapshot):
             return self._scan_reverse(keyspace, lo, hi, limit, chunk)
         return self._scan_forward(keyspace, lo, hi, limit, chunk)
 
+    def count(self, keyspace: str, lo: bytes, hi: bytes | None) -> int:
+        """See ``Snapshot.count``; reads no values."""
+        while True:
+            txn, space = self.txn, self._space(keyspace)
+            if hi is not None and lo >= hi:
+                return 0
+            try:
+                return layers.count(txn, space, lo, hi)
+            except lmdb.Error as exc:
+                self._explain(txn, exc)
+
     def _scan_forward(
         self, keyspace: str, lo: bytes, hi: bytes | None, limit: int, chunk: int
     ) -> Iterator[list[Pair]]:

@@ -59,6 +59,10 @@ class MemorySnapshot(Snapshot):
         runs = self._table(keyspace).runs(lo, hi, reverse)
         return self._scan(runs, limit, chunk)
 
+    def count(self, keyspace: str, lo: bytes, hi: bytes | None) -> int:
+        """See ``Snapshot.count``."""
+        return self._table(keyspace).count(lo, hi)
+
     def _scan(
         self, runs: Iterator[list[Pair]], limit: int, chunk: int
     ) -> Iterator[list[Pair]]:

@@ -66,6 +66,19 @@ class Table:
             if run:
                 yield run
 
+    def count(self, lo: bytes, hi: bytes | None) -> int:
+        """The number of keys with lo <= key < hi."""
+        if hi is not None and lo >= hi:
+            return 0
+        start = max(bisect_right(self.firsts, lo) - 1, 0)
+        end = len(self.chunks) if hi is None else bisect_left(self.firsts, hi)
+        inside = self.chunks[start:end]
+        if not inside:
+            return 0
+        total = sum(len(keys) for keys, _ in inside) - bisect_left(inside[0][0], lo)
+        last = inside[-1][0]
+        return total if hi is None else total - len(last) + bisect_left(last, hi)
+
     def changed(self, changes: KeyspaceBatch) -> Table:
         """The version after a batch: range deletes, then deletes, then puts."""
         chunks = self.chunks
