@@ -87,6 +87,11 @@ def key_of_index_prefix(prefix: bytes) -> bytes:
     return prefix[:-2].replace(_ESCAPED_ZERO, b"\x00")
 
 
+def decode_index_key(row_key: bytes) -> tuple[bytes, int]:
+    """The inverse of ``index_key``."""
+    return key_of_index_prefix(row_key[:-8]), int.from_bytes(row_key[-8:], "big")
+
+
 def lease_key_prefix(lease: int) -> bytes:
     """Eight bytes that sort as the signed lease id does."""
     return (lease + _SIGN).to_bytes(8, "big")

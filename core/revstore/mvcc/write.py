@@ -237,6 +237,8 @@ class WriteTxn:
     def _delete_rows(
         self, rows: list[bytes], removed: list[bytes] | None, keep: bool
     ) -> None:
+        if not rows:
+            return
         overlay = self._layers.active
         for row in rows:
             start = fields_at(row)
