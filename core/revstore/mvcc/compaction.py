@@ -47,6 +47,8 @@ class Compactor:
         self._with_hashes = with_hashes
         self.compact_revision = state.compact_revision
         self._finished = state.finished
+        self._settled = state.finished
+        """As ``_finished``, but the deletes are in the backend, not on their way."""
         self._pending = list(state.pending)
         self._started = state.deleting
         self._goal: int | None = None
@@ -67,6 +69,10 @@ class Compactor:
             pending=tuple(self._pending),
             deleting=self._started,
         )
+
+    def flushed(self, state: StoreState) -> None:
+        """The backend has a state of ``state()``."""
+        self._settled = state.finished
 
     def schedule(self, revision: int) -> None:
         """Note a compaction that has been checked."""
@@ -110,7 +116,7 @@ class Compactor:
             self._layers,
             compact_revision,
             revision,
-            self._finished,
+            self._settled,
             lambda: self._unpin(compact_revision),
         )
 
@@ -143,7 +149,7 @@ class Compactor:
                 self._layers,
                 previous,
                 target,
-                self._finished,
+                self._settled,
                 lambda: None,
                 compacting=True,
             )

@@ -50,7 +50,7 @@ class HashJob:
         layers: Layers,
         compact_revision: int,
         revision: int,
-        finished: int,
+        settled: int,
         release: Callable[[], None],
         *,
         compacting: bool = False,
@@ -72,7 +72,7 @@ class HashJob:
             self._mask = bits - 1
             self._replaced = bytearray(max(bits >> 3, 1))
             # What compaction has not deleted yet counts as replaced, too.
-            first = min(finished, compact_revision) + 1
+            first = min(settled, compact_revision) + 1
             self._marking = (max(first, FIRST_CHANGE), 0)
 
     @classmethod

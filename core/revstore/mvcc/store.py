@@ -404,6 +404,7 @@ class Store:
         layers.snapshot = self._backend.snapshot()
         layers.base = job.state.revision
         layers.flushing = None
+        self._compactor.flushed(job.state)
         old.close()
         if job.durability >= Durability.SYNC and self._backend.capabilities.persistent:
             self.durable_index = job.state.applied_index
