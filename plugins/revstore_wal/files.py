@@ -23,10 +23,12 @@ from revstore.errors import LockedError
 class Files(Protocol):
     """What a log needs of a disk. A handle is a small integer, valid until closed."""
 
-    def make_dir(self, directory: Path) -> bool:
-        """Create a directory (mode 0700, parents too) unless it is there.
+    def make_dir(self, directory: Path) -> None:
+        """Create one directory (mode 0700) unless it is there.
 
-        Returns whether it was created. Raises: OSError.
+        Raises:
+            FileNotFoundError: its parent is not there.
+            OSError: it cannot be made.
         """
         ...
 
@@ -100,11 +102,8 @@ class Files(Protocol):
 class OsFiles:
     """The files of the operating system."""
 
-    def make_dir(self, directory: Path) -> bool:
-        if directory.is_dir():
-            return False
-        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        return True
+    def make_dir(self, directory: Path) -> None:
+        directory.mkdir(mode=0o700, exist_ok=True)
 
     def listdir(self, directory: Path) -> list[str]:
         return os.listdir(directory)

@@ -45,7 +45,7 @@ from revstore_wal.options import SegmentOptions
 from revstore_wal.reader import Reader
 from revstore_wal.scan import Scanned, Scanner
 from revstore_wal.segments import LOCK_NAME, PREPARED_NAME, Segment, list_segments
-from revstore_wal.writer import SegmentWriter, create_log
+from revstore_wal.writer import SegmentWriter, create_log, make_durable_dir
 
 CAPABILITIES = WalCapabilities(persistent=True)
 
@@ -127,8 +127,7 @@ class SegmentWal(Wal):
 
     def _open(self, metadata: bytes) -> None:
         files = self._files
-        if files.make_dir(self._directory):
-            files.fsync_dir(self._directory.parent)
+        make_durable_dir(files, self._directory)
         self._lock_handle = files.lock(self._directory / LOCK_NAME)
         try:
             self._recover(metadata)

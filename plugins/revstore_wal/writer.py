@@ -150,6 +150,16 @@ def publish(
     files.fsync_dir(directory)
 
 
+def make_durable_dir(files: Files, directory: Path) -> None:
+    """Make a directory and its parents; their names are durable. Raises: OSError."""
+    try:
+        files.make_dir(directory)
+    except FileNotFoundError:
+        make_durable_dir(files, directory.parent)
+        files.make_dir(directory)
+    files.fsync_dir(directory.parent)
+
+
 def create_log(
     files: Files, directory: Path, metadata: bytes, segment_bytes: int
 ) -> Segment:
