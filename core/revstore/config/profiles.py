@@ -30,7 +30,6 @@ PROFILES: dict[str, Profile] = {
             "Many reads and watches, few writes; data near the size of memory.",
             {
                 "backend": "lmdb",
-                "backend-batch-interval": 0.1,
             },
         ),
         Profile(
