@@ -82,3 +82,23 @@ def test_too_long_durations_are_refused() -> None:
 def test_short_texts(seconds: float, text: str) -> None:
     """The short form drops what is zero at the end."""
     assert text_of(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("nanoseconds", "text"),
+    [
+        (0, "0s"),
+        (999, "999ns"),
+        (1000, "1\u00b5s"),
+        (1_100_000, "1.1ms"),
+        (999_999_999, "999.999999ms"),
+        (1_000_000_000, "1s"),
+        (60_000_000_000, "1m0s"),
+        (3_600_000_000_000, "1h0m0s"),
+        (-1_500_000_000, "-1.5s"),
+        (2**63 - 1, "2562047h47m16.854775807s"),
+    ],
+)
+def test_printed_durations_are_those_of_go(nanoseconds: int, text: str) -> None:
+    """Unit and digits are chosen as Go's Duration.String chooses them."""
+    assert format_duration(nanoseconds) == text
