@@ -402,9 +402,9 @@ class WatchHub:
                     self._go_behind(watcher)
 
     def _read(self, first: int) -> Chunk:
-        """History from ``first`` on; the last chunk is kept for those left out."""
+        """History from ``first`` on; the last chunk serves all that begin within."""
         chunk = self._chunk
-        if chunk is None or chunk.first != first:
+        if chunk is None or not chunk.first <= first < chunk.next_revision:
             options = self._options
             events, following = self._store.events(
                 first, options.chunk_revisions, options.chunk_bytes
