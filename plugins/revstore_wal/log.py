@@ -444,7 +444,7 @@ class SegmentWal(Wal):
         with self._read_lock, self._storage_errors("purge"):
             while len(self._segments) > 1:
                 oldest = self._segments[0]
-                if self._index.first_behind(oldest.sequence) > index + 1:
+                if self._segments[1].first > index + 1:
                     return
                 with self._lock:
                     self._segments.pop(0)

@@ -65,7 +65,6 @@ class Scanner:
         self._metadata: bytes | None = None
         self._hard_state = HardState()
         self._crc: int | None = None
-        self._any_entry = False
         self._segment = Segment(0, 0)
         self._sampled_at: int | None = None
         self._data = b""
@@ -81,6 +80,7 @@ class Scanner:
             OSError: a file cannot be read.
         """
         offset = 0
+        self._index.restart(max(segments[0].first, 1))
         for segment in segments:
             offset = self._read_segment(segment, segment is segments[-1])
         self._settle_snapshot()
@@ -189,7 +189,7 @@ class Scanner:
     def _apply_entry(self, frame: Frame, crc: int) -> None:
         entry = read_entry(frame.data)
         index = self._index
-        follows = self._any_entry and entry.index == index.last + 1
+        follows = entry.index == index.last + 1
         if not follows:
             self._place(entry.index)
         if (
@@ -208,11 +208,9 @@ class Scanner:
     def _place(self, entry_index: int) -> None:
         """Make room for an entry that does not just follow the last one."""
         index = self._index
-        if not self._any_entry or entry_index == index.snapshot.index + 1 > index.last:
-            if self._any_entry or index.last:
-                index.clear_samples()
+        if entry_index == index.snapshot.index + 1 > index.last:
+            index.clear_samples()
             index.restart(entry_index)
-            self._any_entry = True
         elif not 0 < entry_index <= index.last + 1:
             raise Malformed(f"entry {entry_index} leaves a hole behind {index.last}")
 
@@ -234,7 +232,6 @@ class Scanner:
             if self._index.mark_snapshot(meta):
                 self._index.clear_samples()
                 self._sampled_at = None
-                self._any_entry = True
         elif meta.index >= self._index.snapshot.index:
             self._index.snapshot = meta
 
@@ -242,7 +239,7 @@ class Scanner:
         """Let the log end at the snapshot marker, or begin at most one behind it."""
         index = self._index
         marker = index.snapshot.index
-        if marker > index.last or not self._any_entry:
+        if marker > index.last:
             index.clear_samples()
             index.restart(marker + 1)
         elif index.first > marker + 1:

@@ -18,7 +18,11 @@ _NAME = re.compile(r"([0-9a-f]{16})-([0-9a-f]{16})\.wal")
 
 
 class Segment(NamedTuple):
-    """One file of the log: its sequence number and the first index it was made for."""
+    """One file of the log.
+
+    ``first`` is the index behind the last entry when the file was begun, so that a log
+    whose older files are freed knows where it stood.
+    """
 
     sequence: int
     first: int
