@@ -7,16 +7,18 @@ from pathlib import Path
 from random import Random
 
 import pytest
+from tests.mvcc.harness import Harness, open_backend
 
 from revstore.interfaces.backend import Backend
 from revstore.mvcc.store import Store
-from tests.mvcc.harness import Harness, open_backend
 
 BACKENDS = ["memory", "lmdb", "rocksdb"]
 
 
 @pytest.fixture(params=BACKENDS)
-def make_backend(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[], Backend]:
+def make_backend(
+    request: pytest.FixtureRequest, tmp_path: Path
+) -> Callable[[], Backend]:
     """Opens the same backend each time it is called."""
     return lambda: open_backend(request.param, tmp_path)
 

@@ -25,6 +25,10 @@ KEYS = [
     b"long/" + b"k" * 140,
 ]
 VALUES = [b"", b"1", b"two", b"v" * 130, b"\x00\xff" * 9]
+ORDERS = ["NONE", "NONE", "ASCEND", "DESCEND"]
+TARGETS = ["KEY", "KEY", "VERSION", "CREATE", "MOD", "VALUE"]
+RESULTS = ["EQUAL", "GREATER", "LESS", "NOT_EQUAL"]
+COMPARED = ["VERSION", "CREATE", "MOD", "VALUE", "LEASE"]
 LEASES = [0, 0, 0, 7, -3]
 
 
@@ -69,8 +73,8 @@ class Generator:
             range_end=self.end(),
             limit=random.choice([0, 0, 1, 2, 3, -1]),
             revision=revision,
-            sort_order=random.choice([0, 0, 1, 2]),
-            sort_target=random.choice([0, 0, 1, 2, 3, 4]),
+            sort_order=random.choice(ORDERS),
+            sort_target=random.choice(TARGETS),
             keys_only=random.random() < 0.2,
             count_only=random.random() < 0.1,
         )
@@ -86,8 +90,8 @@ class Generator:
         compare = rpc_pb2.Compare(
             key=self.key(),
             range_end=self.end() if random.random() < 0.3 else b"",
-            result=random.choice([0, 1, 2, 3]),
-            target=random.choice([0, 1, 2, 3, 4]),
+            result=random.choice(RESULTS),
+            target=random.choice(COMPARED),
         )
         union = random.choice(
             ["version", "create_revision", "mod_revision", "value", "lease", ""]

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from random import Random
 from typing import Any
+
+import pytest
+from tests.mvcc.model import Model
 
 from revstore.apply import kv, txn
 from revstore.errors import ApiError
 from revstore.hookspecs import BackendPlugin
 from revstore.interfaces.backend import Backend
 from revstore.mvcc.flush import FlushJob
-from revstore.mvcc.query import RangeQuery
+from revstore.mvcc.hashing import HashJob
+from revstore.mvcc.query import RangeQuery, RangeResult
 from revstore.mvcc.store import Store, StoreOptions
 from revstore.mvcc.tables import (
     CURRENT,
@@ -27,7 +31,6 @@ from revstore.mvcc.tables import (
 )
 from revstore.proto import rpc_pb2
 from revstore.proto.kv_pb2 import KeyValue
-from tests.mvcc.model import Model
 
 Outcome = tuple[int, bytes] | ApiError
 Entry = tuple[str, Any]
@@ -62,8 +65,14 @@ class Harness:
         self.outcomes: list[Outcome] = []
         self.job: FlushJob | None = None
         self.drained: list[tuple[int, int, bool, bytes]] = []
+        self.readers: list[tuple[Iterator[RangeResult], list[bytes]]] = []
+        """Ranges in progress, each with the rows that are still to come."""
+        self.jobs: list[tuple[HashJob, int]] = []
+        """Hashes in progress, each with what it must come to."""
 
     def close(self) -> None:
+        self.readers.clear()
+        self.jobs.clear()
         self.store.close()
         self.backend.close()
 
@@ -151,6 +160,8 @@ class Harness:
         if self.job is not None and self.random.random() < 0.5:
             self.job.run()
         self.job = None
+        self.readers.clear()
+        self.jobs.clear()
         self.store.close()
         if reopen and self.backend.capabilities.persistent:
             self.backend.close()
@@ -166,6 +177,7 @@ class Harness:
 
     def compact_physically(self) -> None:
         """Do all pending compaction."""
+        self.finish_readers()
         self.end_flush()
         for _ in range(10_000):
             if not self.store.compaction_pending():
@@ -179,21 +191,71 @@ class Harness:
 
     def read(self, request: rpc_pb2.RangeRequest) -> None:
         """Compare a range."""
+        expected: rpc_pb2.RangeResponse | ApiError
         try:
             expected = self.model.range(request)
-            head = expected.header.revision
-            expected.ClearField("header")
         except ApiError as exc:
-            error = exc
-            try:
+            expected = exc
+        if isinstance(expected, ApiError):
+            with pytest.raises(ApiError) as caught:
                 kv.apply_range(self.store, request)
-            except ApiError as got:
-                assert got == error
-                return
-            raise AssertionError(f"{request} should fail with {error}") from exc
+            assert caught.value == expected
+            return
+        head = expected.header.revision
+        expected.ClearField("header")
         result = kv.apply_range(self.store, request)
         assert rpc_pb2.RangeResponse.FromString(result.body) == expected, request
         assert result.revision == head
+
+    def start_reader(self) -> None:
+        """Begin a range that goes on while other things happen."""
+        first = max(self.model.compact_revision, 1)
+        revision = self.random.choice(
+            [0, self.random.randint(first, self.model.revision)]
+        )
+        query = RangeQuery(b"\x00", b"\x00", revision=revision)
+        state = self.model.state(revision or self.model.revision)
+        rows = [kv.SerializeToString() for kv in state.values()]
+        self.readers.append((self.store.range_chunks(query, rows=2), rows))
+        self.step_reader(-1)
+
+    def step_reader(self, number: int | None = None) -> None:
+        """Take a chunk from one of the ranges in progress."""
+        if self.readers:
+            if number is None:
+                number = self.random.randrange(len(self.readers))
+            chunks, rows = reader = self.readers[number]
+            chunk = next(chunks)
+            assert chunk.kvs == rows[: len(chunk.kvs)]
+            del rows[: len(chunk.kvs)]
+            if not chunk.more:
+                assert not rows
+                self.readers.remove(reader)
+
+    def start_job(self) -> None:
+        """Begin a hash that goes on while other things happen."""
+        first = max(self.model.compact_revision, 1)
+        revision = self.random.randint(first, self.model.revision)
+        job = self.store.hash_kv_job(revision)
+        if job.step(3):
+            return
+        expected = self.model.hash_kv(revision, self.model.compact_revision)
+        self.jobs.append((job, expected))
+
+    def step_job(self) -> None:
+        """Take one of the hashes in progress a step further."""
+        if self.jobs:
+            job, expected = entry = self.random.choice(self.jobs)
+            if job.step(3):
+                assert job.result.hash == expected
+                self.jobs.remove(entry)
+
+    def finish_readers(self) -> None:
+        """End everything that is in progress."""
+        while self.readers:
+            self.step_reader()
+        while self.jobs:
+            self.step_job()
 
     def check_chunks(self, revision: int, rows: int) -> None:
         """A range in chunks gives what one range gives."""
@@ -228,11 +290,12 @@ class Harness:
                 continue
             result = self.store.hash_kv(revision)
             compact = self.model.compact_revision
-            if result.compact_revision != compact:
-                # The cached hash of a compaction: with the compaction before it.
-                assert (result.compact_revision, revision) in self.model.compactions
+            cached = result.compact_revision != compact
+            if cached:
+                # The hash of a compaction: with the compaction before it.
                 compact = result.compact_revision
-            expected = self.model.hash_kv(revision, compact)
+                assert (compact, revision) in self.model.compactions
+            expected = self.model.hash_kv(revision, compact, cached)
             assert result.hash == expected, (revision, compact)
             assert result.hash_revision == revision
 
@@ -255,9 +318,7 @@ class Harness:
             current = {key: kv.SerializeToString() for key, kv in live.items()}
             assert table(CURRENT) == current
             leases = {
-                lease_key_prefix(kv.lease) + key
-                for key, kv in live.items()
-                if kv.lease
+                lease_key_prefix(kv.lease) + key for key, kv in live.items() if kv.lease
             }
             assert set(table(LEASE_KEY)) == leases
 

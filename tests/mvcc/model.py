@@ -120,9 +120,9 @@ class Model:
     def check_put(self, request: rpc_pb2.PutRequest) -> None:
         if request.lease and request.lease not in self.leases:
             raise errors.LEASE_NOT_FOUND.fresh()
-        if request.ignore_value or request.ignore_lease:
-            if request.key not in self.now():
-                raise errors.KEY_NOT_FOUND.fresh()
+        keeps_part = request.ignore_value or request.ignore_lease
+        if keeps_part and request.key not in self.now():
+            raise errors.KEY_NOT_FOUND.fresh()
 
     def put(self, request: rpc_pb2.PutRequest) -> rpc_pb2.PutResponse:
         main = self.revision + 1
@@ -198,9 +198,7 @@ class Model:
                 plan.append(op)
         return plan
 
-    def run(
-        self, request: rpc_pb2.TxnRequest, path: list[bool]
-    ) -> rpc_pb2.TxnResponse:
+    def run(self, request: rpc_pb2.TxnRequest, path: list[bool]) -> rpc_pb2.TxnResponse:
         answer = rpc_pb2.TxnResponse(succeeded=path.pop(0))
         answer.header.SetInParent()
         for op in request.success if answer.succeeded else request.failure:
@@ -243,8 +241,14 @@ class Model:
         self.compactions.append((self.compact_revision, revision))
         self.compact_revision = revision
 
-    def hash_kv(self, revision: int, compact_revision: int) -> int:
-        """HashKV at a revision for a store compacted at another."""
+    def hash_kv(
+        self, revision: int, compact_revision: int, compacting: bool = False
+    ) -> int:
+        """HashKV at a revision for a store compacted at another.
+
+        ``compacting``: as the compaction at ``revision`` computes it, which keeps the
+        deletions at that revision.
+        """
         newest: dict[bytes, Row] = {}
         retained: dict[bytes, Row] = {}
         for row in self.rows:
@@ -252,7 +256,11 @@ class Model:
                 newest[row[3].key] = row
             if row[0] <= compact_revision:
                 retained[row[3].key] = row
-        keep = {row[:2] for row in newest.values() if not row[2]}
+        keep = {
+            row[:2]
+            for row in newest.values()
+            if not row[2] or (compacting and row[0] == revision)
+        }
         left = {row[:2] for row in retained.values() if not row[2]}
         crc = crc32c(b"key")
         for main, sub, deleted, kv in self.rows:

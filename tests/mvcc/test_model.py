@@ -6,11 +6,11 @@ from collections.abc import Callable
 from random import Random
 
 import pytest
+from tests.mvcc.generate import KEYS, Generator
+from tests.mvcc.harness import Harness
 
 from revstore.interfaces.backend import Backend
 from revstore.proto import rpc_pb2
-from tests.mvcc.generate import KEYS, Generator
-from tests.mvcc.harness import Harness
 
 SEEDS = range(6)
 STEPS = 250
@@ -44,7 +44,16 @@ def step(harness: Harness, make: Generator, random: Random) -> None:
         harness.crash(reopen=random.random() < 0.3)
     elif choice < 86:
         harness.store.compaction_step()
-    elif choice < 96:
+    elif choice < 88:
+        harness.start_reader()
+    elif choice < 90:
+        harness.step_reader()
+        harness.step_reader()
+    elif choice < 91:
+        harness.start_job()
+    elif choice < 93:
+        harness.step_job()
+    elif choice < 98:
         low = max(model.compact_revision - 1, -1)
         revision = random.choice([0, random.randint(low, model.revision + 1)])
         harness.read(make.range(revision))
