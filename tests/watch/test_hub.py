@@ -304,6 +304,19 @@ def test_events_that_wait_to_be_told_are_not_doubled(member: Member) -> None:
     assert sorted(seen[2:]) == ["#1 a@3 a@4", "a@4"]
 
 
+def test_events_told_twice_are_delivered_once(member: Member) -> None:
+    """The hub knows how far it was told and ignores what it had before."""
+    stream, sink = member.open()
+    stream.create(create(b"a"))
+    member.history.write([(b"a", b"")])
+    events = member.history.drain_events()
+    member.hub.notify(events)
+    member.hub.notify(events)
+    member.history.write([(b"a", b"")])
+    member.hub.notify(events + member.history.drain_events())
+    assert story(sink.take()) == ["created", "a@2", "a@3"]
+
+
 def test_a_hub_without_watchers_does_nothing(member: Member) -> None:
     """Events that nobody watched do not come back to the first watcher."""
     assert not member.hub.active

@@ -63,6 +63,20 @@ def test_progress_waits_for_room(member: Member) -> None:
     assert sink.got[-1][0] == 4
 
 
+def test_progress_waits_for_a_full_stream(member: Member) -> None:
+    """A report is not put into a stream without room, though nothing is missing."""
+    stream, sink = member.open(room=1)
+    stream.create(create(b"a"))
+    stream.progress()
+    member.run()
+    assert story(sink.take()) == ["created"]
+    woken = member.woken
+    stream.on_writable()
+    assert member.woken > woken
+    member.run()
+    assert story(sink.take()) == ["#-1"]
+
+
 def test_progress_waits_for_events_not_yet_told(member: Member) -> None:
     """Between a write and its delivery nothing is promised about it."""
     stream, sink = member.open()
