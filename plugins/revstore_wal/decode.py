@@ -100,7 +100,7 @@ def read_frame(data: bytes, offset: int, end: int, crc: int) -> Frame:
     size = word & 0xFFFFFFFFFFFFFF
     top = word >> 56
     pad = top & 7
-    if (top and top != 0x80 | pad) or not size or -size & 7 != pad:
+    if top != (0x80 | pad if pad else 0) or not size or -size & 7 != pad:
         raise BadFrame(offset, 8, "the length word is not one")
     start = offset + 8
     stop = start + size

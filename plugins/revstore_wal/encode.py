@@ -130,7 +130,7 @@ def encode_head(
 ) -> tuple[bytes, int]:
     """The records that open a file: crc, metadata, hard state, snapshot marker.
 
-    Returns the bytes and the checksum after them.
+    An empty batch closes them, which says that the file is one with marks. Returns the bytes and the checksum after them.
     """
     parts = [encode_record(CRC, crc, None)]
     records = [(METADATA, metadata)]
@@ -140,7 +140,8 @@ def encode_head(
     for kind, data in records:
         crc = crc32c_extend(crc, data)
         parts.append(encode_record(kind, crc, data))
-    return b"".join(parts), crc
+    head = b"".join(parts)
+    return head + encode_mark(len(head), len(head), 0, crc), crc
 
 
 def _entry_frame(size: int) -> tuple[bytes, bytes, bytes]:

@@ -83,7 +83,6 @@ class SegmentWal(Wal):
     Raises from the constructor:
         LockedError: the directory is open elsewhere.
         CorruptionError: there is damage before the tail.
-        FormatError: it was written by a newer version.
         ConfigError: an option is out of its range.
         StorageError: the disk failed.
     """

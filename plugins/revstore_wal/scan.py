@@ -19,7 +19,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import NamedTuple
 
-from revstore.errors import FormatError
 from revstore.types import HardState
 from revstore_wal.decode import (
     BadFrame,
@@ -70,13 +69,13 @@ class Scanner:
         self._data = b""
         self._content_end = 0
         self._batch_end: int | None = None
+        self._has_marks = False
 
     def run(self, segments: list[Segment]) -> Scanned:
         """Read all files.
 
         Raises:
             CorruptionError: there is damage.
-            FormatError: a record is of a kind this version does not know.
             OSError: a file cannot be read.
         """
         offset = 0
@@ -97,6 +96,7 @@ class Scanner:
         """Read one file; returns where its good part ends."""
         self._segment = segment
         self._sampled_at = None
+        self._has_marks = False
         handle = self._files.open(self._path())
         try:
             size = self._files.size(handle)
@@ -149,6 +149,7 @@ class Scanner:
         mark = read_mark(frame)
         if mark is None:
             return frame.end
+        self._has_marks = True
         batch: list[tuple[Frame, int]] = []
         position = frame.end
         end = self._batch_end = position + mark.length
@@ -179,10 +180,7 @@ class Scanner:
                     raise Malformed("the metadata is not that of the file before")
                 self._metadata = frame.data
             else:
-                raise FormatError(
-                    f"{self._path()} has a record of type {frame.kind} at offset "
-                    f"{frame.offset}: it was written by a newer version, use that one"
-                )
+                raise Malformed(f"a record has the unknown type {frame.kind}")
         except Malformed as error:
             raise corrupt(self._path(), frame.offset, str(error)) from None
 
@@ -258,11 +256,13 @@ class Scanner:
             return False
         else:
             end = size
-        if bad.size == 0:
+        if bad.size == 0 and bad.offset + 8 <= size:
             return self._is_zero(bad.offset, _sector_end(bad.offset))
         stop = bad.offset + bad.size
-        if stop > size:
+        if bad.offset + 8 > size:
             return True
+        if stop > size:
+            return self._is_short(end)
         if stop > end:
             return False
         position = bad.offset + 8
@@ -271,6 +271,17 @@ class Scanner:
                 return True
             position = _sector_end(position)
         return False
+
+    def _is_short(self, end: int) -> bool:
+        """Whether a record that reaches beyond the file may do so because of a crash.
+
+        In a file with marks a record outside a batch is a few bytes long. One that etcd
+        wrote may be long, and was begun before the file grew.
+        """
+        if self._batch_end is not None:
+            return end > len(self._data)
+        in_content = len(self._data) - self._content_end < SECTOR_BYTES
+        return in_content or not self._has_marks
 
     def _is_zero(self, start: int, stop: int) -> bool:
         part = self._data[start:stop]
