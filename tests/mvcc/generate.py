@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from random import Random
 
 from revstore.apply.validate import check_txn_request
@@ -35,11 +36,12 @@ LEASES = [0, 0, 0, 7, -3]
 class Generator:
     """Requests from a seed."""
 
-    def __init__(self, random: Random) -> None:
+    def __init__(self, random: Random, keys: Sequence[bytes] = KEYS) -> None:
         self.random = random
+        self.keys = keys
 
     def key(self) -> bytes:
-        return self.random.choice(KEYS)
+        return self.random.choice(self.keys)
 
     def end(self) -> bytes:
         random = self.random
@@ -121,6 +123,10 @@ class Generator:
             success=[self.op(head, depth) for _ in range(random.randrange(5))],
             failure=[self.op(head, depth) for _ in range(random.randrange(3))],
         )
+
+    def any_txn(self, head: int) -> rpc_pb2.TxnRequest:
+        """A transaction that may be invalid."""
+        return self._txn(head, 2)
 
     def txn(self, head: int) -> rpc_pb2.TxnRequest:
         """A transaction that passes validation."""
