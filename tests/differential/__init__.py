@@ -1,0 +1,1 @@
+"""revstore beside a real etcd: the same requests, the same answers."""

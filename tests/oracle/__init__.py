@@ -1,0 +1,1 @@
+"""Recorded answers of a real etcd, asserted line by line against a real server."""
