@@ -19,37 +19,53 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from revstore.errors import CorruptionError
-from revstore.interfaces.consensus import ConfChange, Message, MessageType, Role
+from revstore.interfaces.consensus import (
+    ConfChange,
+    Message,
+    MessageType,
+    ProposalDropped,
+    Role,
+)
 from revstore.types import ConfState, Entry, EntryType
 from revstore_raft import reads, replication, roles
 from revstore_raft.confcodec import decode_change
-from revstore_raft.membership import Changer, InvalidChangeError, carry_out, leaves_joint
+from revstore_raft.membership import (
+    Changer,
+    InvalidChangeError,
+    carry_out,
+    leaves_joint,
+)
 from revstore_raft.membership import restore as restore_membership
 from revstore_raft.progress import Progress
 from revstore_raft.state import NONE, Raft
 from revstore_raft.tracker import Membership, Tracker
 
 
-def refusal(raft: Raft, change: ConfChange) -> str:
-    """Why a leader does not take a change now; empty if it does."""
+class ChangePendingError(ProposalDropped):
+    """An earlier change may still have to be applied."""
+
+
+def check(raft: Raft, change: ConfChange) -> None:
+    """Check that a leader may take a change now.
+
+    Raises:
+        ChangePendingError: it may later.
+        InvalidChangeError: it does not fit the membership.
+    """
     applied = raft.log.applied
     if raft.pending_change_index > applied:
-        return (
+        raise ChangePendingError(
             f"possible unapplied conf change at index {raft.pending_change_index} "
             f"(applied to {applied})"
         )
     joint = raft.tracker.membership.joint
     leaving = leaves_joint(change)
     if joint and not leaving:
-        return "must transition out of joint config first"
+        raise InvalidChangeError("must transition out of joint config first")
     if not joint and leaving:
-        return "not in joint state; refusing empty conf change"
-    try:
-        # Nothing else is pending, so this is the membership it will be applied to.
-        carry_out(_changer(raft), change)
-    except InvalidChangeError as exc:
-        return str(exc)
-    return ""
+        raise InvalidChangeError("not in joint state; refusing empty conf change")
+    # Nothing else is pending, so this is the membership it will be applied to.
+    carry_out(_changer(raft), change)
 
 
 def screen(raft: Raft, entries: Sequence[Entry]) -> Sequence[Entry]:
@@ -71,10 +87,13 @@ def screen(raft: Raft, entries: Sequence[Entry]) -> Sequence[Entry]:
 def _refused(raft: Raft, entry: Entry) -> bool:
     try:
         change = decode_change(entry.type, entry.data)
-    except CorruptionError:
-        # It came from another member; nobody could apply it.
+        if raft.config.validate_changes:
+            check(raft, change)
+    except (CorruptionError, ChangePendingError, InvalidChangeError):
+        # It may come from another member. Bytes that cannot be read, nobody could
+        # apply.
         return True
-    return raft.config.validate_changes and refusal(raft, change) != ""
+    return False
 
 
 def apply(raft: Raft, change: ConfChange) -> ConfState:
