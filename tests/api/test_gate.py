@@ -94,6 +94,9 @@ def test_ended_streams_are_forgotten(member: FakeMember) -> None:
     stream.cancel()
     request = r.RangeRequest(key=b"a")
     done = member.stream("KV/RangeStream", request, metadata)
+    refused = member.stream("KV/RangeStream", r.RangeRequest(), metadata)
+    assert refused.error == errors.EMPTY_KEY
+    assert member.services.require_leader.streams == set()
     member.services.leader_lost()
     assert stream.error is None
     assert done.error is None

@@ -12,8 +12,10 @@ from revstore.api import errors
 from revstore.api.dump import (
     BLOCK_BYTES,
     FORMAT,
+    FRAME_BYTES_AIM,
     KIND_HEADER,
     MAGIC,
+    ROW_OVERHEAD,
     DumpHeader,
     DumpReader,
     DumpSize,
@@ -196,6 +198,25 @@ def test_cut_off_dump(kept: int) -> None:
     whole = dump([[[(b"a", b"b")]]])
     with pytest.raises(CorruptionError, match="cut off"):
         read(whole[:kept])
+
+
+@pytest.mark.parametrize("difference", [-1, 0, 1])
+def test_rows_that_fill_a_frame(difference: int) -> None:
+    """The size known before is right also where a frame ends exactly."""
+    value = bytes(FRAME_BYTES_AIM - ROW_OVERHEAD - 1 + difference)
+    rows = [(b"a", value), (b"b", value), (b"c", b"")]
+    assert read(dump([[rows]])) == {"one": rows}
+
+
+def test_missing_rows_are_found() -> None:
+    """A dump whose frames are whole but fewer than it says is refused."""
+    rows = [(b"a", b"1"), (b"b", b"2")]
+    size = DumpSize(HEADER)
+    for _ in size.add_keyspace([rows]):
+        pass
+    data = header_bytes(HEADER) + b"".join(rows_frames(0, [rows[:1]])) + size.tail()
+    with pytest.raises(CorruptionError, match="1 rows instead of 2"):
+        read(data)
 
 
 def test_newer_format_is_refused() -> None:

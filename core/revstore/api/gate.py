@@ -44,7 +44,8 @@ _parse_range = rpc_pb2.RangeRequest.FromString
 class RequireLeader:
     """The open streams that must not outlive the leader.
 
-    Invariant: a stream is in ``streams`` from its opening until its end.
+    Invariant: a stream is in ``streams`` from its opening until its end, whoever ends
+    it.
     """
 
     def __init__(self) -> None:

@@ -272,8 +272,7 @@ class RangeStreamer(StreamHandler):
             self._batch = min(self._batch * 2, STREAM_ROWS_MAX)
         elif size > target * 2:
             self._batch = max(self._batch // 2, 1)
-        if self._stream.writable():
-            self._later()
+        self._later()
 
     def _take(self, target: int) -> tuple[list[bytes], int]:
         """The rows of the next message and their size; at least one if any is left."""

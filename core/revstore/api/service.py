@@ -33,15 +33,15 @@ class Services(dict[str, Method]):
 
     def __init__(self, replica: Replica, methods: Iterable[Method]) -> None:
         super().__init__()
-        self._require_leader = RequireLeader()
+        self.require_leader = RequireLeader()
         for method in methods:
             if method.path in self:
                 raise PluginError(f"two services offer the method {method.path!r}")
-            self[method.path] = guard(method, replica, self._require_leader)
+            self[method.path] = guard(method, replica, self.require_leader)
 
     def leader_lost(self) -> None:
         """End every stream whose client asked for ``hasleader``. Raises: nothing."""
-        self._require_leader.leader_lost()
+        self.require_leader.leader_lost()
 
 
 def build_table(replica: Replica, extra: Iterable[Method] = ()) -> Services:
