@@ -13,6 +13,7 @@ Rules of this file:
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from random import Random
 from typing import NamedTuple
@@ -22,7 +23,7 @@ from revstore.api.replica import Tag
 from revstore.apply import entries
 from revstore.apply.cluster import Cluster, encode_conf_change, member_context
 from revstore.auth.store import AuthStore
-from revstore.errors import ConfigError, CorruptionError
+from revstore.errors import ConfigError, CorruptionError, StorageError
 from revstore.interfaces.backend import Backend
 from revstore.interfaces.consensus import (
     ConfChange,
@@ -264,23 +265,26 @@ def announce(replica: Replica) -> None:
 def close_member(member: Member) -> None:
     """Stop the replica and close everything, making all of it durable.
 
+    After a failure nothing more is written, and closing is as quiet as it can be: what
+    went wrong is in ``Replica.failure`` and was told to everybody who waited.
+
     Raises:
         StorageError: the last flush or sync failed; everything is closed all the same.
     """
     replica, directory = member
     failed = replica.failure is not None
     replica.stop()
-    try:
+    with ExitStack() as closing:
+        closing.callback(directory.close)
+        for close in (replica.backend.close, replica.wal.close, replica.store.close):
+            closing.callback(_quietly(close) if failed else close)
         if not failed:
             replica.store.flush(sync=True)
-    finally:
-        try:
-            replica.store.close()
-        finally:
-            try:
-                replica.wal.close()
-            finally:
-                try:
-                    replica.backend.close()
-                finally:
-                    directory.close()
+
+
+def _quietly(close: Callable[[], None]) -> Callable[[], None]:
+    def closed() -> None:
+        with suppress(StorageError):
+            close()
+
+    return closed

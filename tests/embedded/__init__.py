@@ -1,0 +1,1 @@
+"""revstore as a library."""
