@@ -29,6 +29,7 @@ from revstore.errors import (
 )
 from revstore.interfaces.wal import OnDurable, Wal, WalCapabilities, WalRecovery
 from revstore.types import Entry, HardState, SnapshotMeta
+from revstore_wal.batch import BatchWriter, Item
 from revstore_wal.encode import (
     MARK_BYTES_MAX,
     SNAPSHOT,
@@ -48,33 +49,6 @@ from revstore_wal.segments import LOCK_NAME, PREPARED_NAME, Segment, list_segmen
 from revstore_wal.writer import SegmentWriter, create_log, make_durable_dir
 
 CAPABILITIES = WalCapabilities(persistent=True)
-
-
-class _Item:
-    """Something that waits to be written: records, a cut, or only a callback."""
-
-    __slots__ = (
-        "crc",
-        "cut",
-        "encoded",
-        "first",
-        "must_sync",
-        "on_durable",
-        "replaces",
-        "restarts",
-    )
-
-    def __init__(self, encoded: Encoded | None, crc: int, must_sync: bool) -> None:
-        self.encoded = encoded
-        self.crc = crc
-        """The sum before the records."""
-        self.must_sync = must_sync
-        self.first = 0
-        """Index of the first entry, 0 if there is none."""
-        self.replaces = False
-        self.restarts = False
-        self.on_durable: OnDurable | None = None
-        self.cut: tuple[Segment, bytes] | None = None
 
 
 class SegmentWal(Wal):
@@ -105,10 +79,9 @@ class SegmentWal(Wal):
         self._read_lock = threading.Lock()
         self._index = LogIndex(self._options.tail_bytes_max)
         self._reader = Reader(self._files, directory)
-        self._queue: list[_Item] = []
+        self._queue: list[Item] = []
         self._poison: BaseException | None = None
         self._closed = False
-        self._sampled_at: int | None = None
         with self._storage_errors("open"):
             self._open(metadata)
         self._thread: threading.Thread | None = None
@@ -160,6 +133,9 @@ class SegmentWal(Wal):
         self._take_over(found)
 
     def _take_over(self, found: Scanned) -> None:
+        self._batches = BatchWriter(
+            self._writer, self._index, self._lock, self._options.sample_bytes
+        )
         self._metadata = found.metadata
         self._hard_state = found.hard_state
         self._crc = found.crc
@@ -237,14 +213,14 @@ class SegmentWal(Wal):
 
     def _encode(
         self, entries: Sequence[Entry], state: HardState | None, must_sync: bool
-    ) -> _Item:
+    ) -> Item:
         """Records for the newest file, or for the next one if they do not fit."""
         if not entries and state is None:
-            return _Item(None, self._crc, must_sync)
+            return Item(None, self._crc, must_sync)
         encoded = self._encode_records(entries, state)
         if self._make_room(encoded.size + MARK_BYTES_MAX):
             encoded = self._encode_records(entries, state)
-        return _Item(encoded, self._crc, must_sync)
+        return Item(encoded, self._crc, must_sync)
 
     def _encode_records(
         self, entries: Sequence[Entry], state: HardState | None
@@ -268,7 +244,7 @@ class SegmentWal(Wal):
         head, crc = encode_head(
             self._crc, self._metadata, self._hard_state, self._index.snapshot
         )
-        item = _Item(None, self._crc, must_sync=True)
+        item = Item(None, self._crc, must_sync=True)
         item.cut = (segment, head)
         self._crc = crc
         self._used = self._head_bytes = len(head)
@@ -292,80 +268,21 @@ class SegmentWal(Wal):
             else:
                 self._wake.acquire()
 
-    def _drain(self, items: list[_Item]) -> None:
+    def _drain(self, items: list[Item]) -> None:
         """Write ``items`` in their order and run their callbacks; never raises."""
-        done = 0
         try:
             if self._poison is not None:
                 raise PoisonedError(self._poison_text()) from self._poison
-            for position, item in enumerate(items):
-                if item.cut is not None:
-                    self._write(items[done:position])
-                    done = self._run_callbacks(items, done, position)
-                    self._writer.cut(*item.cut)
-                    self._sampled_at = None
-            self._write(items[done:])
-            done = self._run_callbacks(items, done, len(items))
+            self._batches.write(items)
         except Exception as error:
-            self._fail(error, items[done:])
+            self._fail(error, items)
             return
         if self._index.trim_due():
             with self._lock:
                 waiting = [item.first for item in self._queue if item.first]
                 self._index.trim(min(waiting, default=self._index.last + 1))
 
-    def _write(self, items: list[_Item]) -> None:
-        """Write one batch into the newest file and remember where entries are."""
-        pieces: list[bytes] = []
-        size = 0
-        must_sync = False
-        crc = None
-        for item in items:
-            encoded = item.encoded
-            if encoded is not None:
-                if crc is None:
-                    crc = item.crc
-                pieces += encoded.pieces
-                size += encoded.size
-                must_sync = must_sync or item.must_sync
-        if crc is None:
-            return
-        offset = self._writer.write(pieces, size, crc, must_sync)
-        with self._lock:
-            for item in items:
-                if item.encoded is not None:
-                    self._sample(item, item.encoded, offset)
-                    offset += item.encoded.size
-
-    def _sample(self, item: _Item, encoded: Encoded, offset: int) -> None:
-        index = self._index
-        segment = self._writer.segment.sequence
-        if item.restarts:
-            index.clear_samples()
-            self._sampled_at = None
-        if not item.first:
-            return
-        if (
-            item.replaces
-            or self._sampled_at is None
-            or offset - self._sampled_at >= self._options.sample_bytes
-        ):
-            index.add_sample(Sample(item.first, segment, offset, item.crc))
-            self._sampled_at = offset
-        for entry_index, within, crc in encoded.samples:
-            index.add_sample(Sample(entry_index, segment, offset + within, crc))
-            self._sampled_at = offset + within
-
-    def _run_callbacks(self, items: list[_Item], done: int, stop: int) -> int:
-        """Tell the items from ``done`` on that they are durable; returns ``stop``."""
-        for position in range(done, stop):
-            on_durable = items[position].on_durable
-            if on_durable is not None:
-                items[position].on_durable = None
-                on_durable(None)
-        return stop
-
-    def _fail(self, error: Exception, items: list[_Item]) -> None:
+    def _fail(self, error: Exception, items: list[Item]) -> None:
         """Poison the log and tell everybody who waits."""
         with self._lock:
             if self._poison is None:
@@ -393,7 +310,7 @@ class SegmentWal(Wal):
         with self._lock:
             if not self._queue and not self._busy:
                 return
-            item = _Item(None, 0, must_sync=False)
+            item = Item(None, 0, must_sync=False)
             done = threading.Event()
             item.on_durable = lambda _error: done.set()
             self._queue.append(item)
@@ -422,12 +339,12 @@ class SegmentWal(Wal):
             self._wake_thread()
         self.sync()
 
-    def _encode_marker(self, meta: SnapshotMeta) -> _Item:
+    def _encode_marker(self, meta: SnapshotMeta) -> Item:
         data = encode_snapshot(meta)
         self._make_room(len(data) + 2 * MARK_BYTES_MAX)
         encoded = Encoded(self._crc)
         encoded.add(SNAPSHOT, data)
-        item = _Item(encoded, self._crc, must_sync=True)
+        item = Item(encoded, self._crc, must_sync=True)
         self._crc = encoded.crc
         self._used += encoded.size + MARK_BYTES_MAX
         return item

@@ -36,6 +36,7 @@ from revstore_wal.index import LogIndex, Sample
 from revstore_wal.segments import Segment, corrupt
 
 SECTOR_BYTES = 512
+_ZERO_BLOCK_BYTES = 1 << 16
 _MARK_START = b"\x08\x04\x10"
 
 
@@ -103,7 +104,7 @@ class Scanner:
             self._data = data = self._files.read(handle, size, 0)
         finally:
             self._files.close(handle)
-        self._content_end = len(data.rstrip(b"\0"))
+        self._content_end = content_end(data)
         offset = self._read_first()
         while offset < self._content_end:
             try:
@@ -302,6 +303,15 @@ class Scanner:
                     return True
             hit = self._data.find(_MARK_START, hit + 1, self._content_end)
         return False
+
+
+def content_end(data: bytes) -> int:
+    """Where the last byte that is not zero ends."""
+    end = len(data)
+    zeros = bytes(_ZERO_BLOCK_BYTES)
+    while end >= len(zeros) and data[end - len(zeros) : end] == zeros:
+        end -= len(zeros)
+    return len(data[:end].rstrip(b"\0"))
 
 
 def _sector_end(offset: int) -> int:
