@@ -16,13 +16,11 @@ Rules of this file:
 from __future__ import annotations
 
 import errno
-import os
 import shutil
 import threading
 import weakref
 from collections.abc import Sequence
 from itertools import count
-from operator import itemgetter, lt
 from pathlib import Path
 
 import lmdb
@@ -38,32 +36,27 @@ from revstore.interfaces.backend import (
     Backend,
     BackendStats,
     Durability,
-    KeyspaceBatch,
-    Pair,
     Snapshot,
     WriteBatch,
 )
 from revstore.interfaces.backend_tools import FORKED, check_batch, guard_forks
-from revstore_lmdb import layers
-from revstore_lmdb.directory import DirectoryLock
-from revstore_lmdb.layers import DIRECT_BYTES_MAX, Keyspace
+from revstore_lmdb.directory import (
+    DATA_FILE,
+    DirectoryLock,
+    check_format,
+    sync_path,
+    write_format,
+)
+from revstore_lmdb.layers import Keyspace
 from revstore_lmdb.plugin import CAPABILITIES, LmdbOptions
 from revstore_lmdb.snapshot import LmdbSnapshot
+from revstore_lmdb.writes import apply_changes
 
-FORMAT = b"1"
-"""Version of the layout described in docs/design/backends.md."""
-
-META_DATABASE = b"meta"
-FORMAT_ROW = b"format"
 COPY_PREFIX = "copy-"
 """Directories of copies made for old readers while the map grew."""
 MAP_BYTES_MIN = 1 << 20
 ENGINES = {"0.9": 0, "1.0": 1}
 CLOSED = "the lmdb backend is closed"
-DELETE_ROWS_MAX = 1000
-"""How many long keys one step of a range delete gathers."""
-
-_key_of = itemgetter(0)
 
 
 class LmdbBackend(Backend):
@@ -88,6 +81,7 @@ class LmdbBackend(Backend):
         try:
             for stale in directory.glob(COPY_PREFIX + "*"):
                 shutil.rmtree(stale, ignore_errors=True)
+            check_format(directory, options.engine)
             self._map_bytes = max(options.map_bytes, MAP_BYTES_MIN)
             self._env = self._open_environment()
             try:
@@ -128,15 +122,6 @@ class LmdbBackend(Backend):
     def _open_databases(self) -> dict[str, Keyspace]:
         env = self._env
         with env.begin(write=True) as txn:
-            meta = env.open_db(META_DATABASE, txn)
-            stored = txn.get(FORMAT_ROW, None, meta)
-            if stored is None:
-                txn.put(FORMAT_ROW, FORMAT, db=meta)
-            elif stored != FORMAT:
-                raise FormatError(
-                    f"{self._directory} has lmdb layout {stored.decode('latin-1')}, this "
-                    f"version reads {FORMAT.decode()}; use a newer revstore"
-                )
             spaces = {
                 name: Keyspace(
                     env.open_db(b"r:" + name.encode(), txn),
@@ -167,7 +152,7 @@ class LmdbBackend(Backend):
         txn = self._env.begin(write=True)
         try:
             for name, changes in batch.keyspaces.items():
-                _apply(txn, self._spaces[name], changes)
+                apply_changes(txn, self._spaces[name], changes)
             txn.commit()
         except lmdb.MapFullError:
             txn.abort()
@@ -223,18 +208,17 @@ class LmdbBackend(Backend):
     def _move_to_copy(self, sharers: list[LmdbSnapshot]) -> None:
         path = self._directory / f"{COPY_PREFIX}{next(self._copy_numbers)}"
         path.mkdir()
-        self._env.copy(str(path), txn=sharers[0].txn)
+        self._env.copy(str(path), compact=True, txn=sharers[0].txn)
         copy = _open(
-            path, path.joinpath("data.mdb").stat().st_size, self._options, self._names
+            path, path.joinpath(DATA_FILE).stat().st_size, self._options, self._names
         )
-        with copy.begin() as txn:
-            spaces = {
-                name: Keyspace(
-                    copy.open_db(b"r:" + name.encode(), txn, create=False),
-                    copy.open_db(b"l:" + name.encode(), txn, create=False),
-                )
-                for name in self._names
-            }
+        spaces = {
+            name: Keyspace(
+                copy.open_db(b"r:" + name.encode(), create=False),
+                copy.open_db(b"l:" + name.encode(), create=False),
+            )
+            for name in self._names
+        }
         self._copies[path] = copy
         waiting = len(sharers)
 
@@ -332,10 +316,11 @@ class LmdbBackend(Backend):
         try:
             partial.mkdir(parents=True)
             self._env.copy(str(partial), compact=True)
-            _sync_path(partial / "data.mdb")
-            _sync_path(partial)
+            write_format(partial, self._options.engine)
+            sync_path(partial / DATA_FILE)
+            sync_path(partial)
             partial.rename(path)
-            _sync_path(path.parent)
+            sync_path(path.parent)
         except (lmdb.Error, OSError) as exc:
             shutil.rmtree(partial, ignore_errors=True)
             raise StorageError(f"the checkpoint to {path} failed: {exc}") from exc
@@ -396,99 +381,13 @@ class LmdbBackend(Backend):
             raise PoisonedError(self._poison)
 
 
-def _apply(
-    txn: lmdb.Transaction[bytes], space: Keyspace, changes: KeyspaceBatch
-) -> None:
-    """Range deletes, then deletes, then puts (B-02)."""
-    for lo, hi in changes.delete_ranges:
-        if hi is None or lo < hi:
-            _delete_range(txn, space, lo, hi)
-    rows = space.rows
-    for key in changes.deletes:
-        if 0 < len(key) <= DIRECT_BYTES_MAX:
-            txn.delete(key, db=rows)
-        else:
-            layers.delete(txn, space, key)
-    if changes.puts:
-        _put_all(txn, space, changes)
-
-
-def _put_all(
-    txn: lmdb.Transaction[bytes], space: Keyspace, changes: KeyspaceBatch
-) -> None:
-    puts = changes.puts
-    keys = [key for key, _ in puts]
-    sizes = list(map(len, keys))
-    if min(sizes) == 0 or max(sizes) > DIRECT_BYTES_MAX:
-        direct: list[Pair] = []
-        for pair in puts:
-            if 0 < len(pair[0]) <= DIRECT_BYTES_MAX:
-                direct.append(pair)
-            else:
-                layers.put(txn, space, *pair)
-        puts, keys = direct, [key for key, _ in direct]
-        if not puts:
-            return
-    with txn.cursor(space.rows) as cursor:
-        append = changes.ascending and _really_ascends(cursor, keys)
-        if not append:
-            # Sorted, neighbours share a page; the sort is stable, so that of several
-            # puts of one key the last still wins.
-            puts = sorted(puts, key=_key_of)
-        consumed, _ = cursor.putmulti(puts, append=append)
-    if consumed != len(puts):
-        raise lmdb.Error(f"only {consumed} of {len(puts)} rows were taken")
-
-
-def _really_ascends(cursor: lmdb.Cursor[bytes], keys: list[bytes]) -> bool:
-    """Whether append mode is safe: it drops a key out of order without an error."""
-    if not all(map(lt, keys, keys[1:])):
-        return False
-    return not cursor.last() or cursor.key() < keys[0]
-
-
-def _delete_range(
-    txn: lmdb.Transaction[bytes], space: Keyspace, lo: bytes, hi: bytes | None
-) -> None:
-    if not lo:
-        layers.delete(txn, space, b"")
-    if layers.has_layers(txn, space):
-        _delete_range_layered(txn, space, lo, hi)
-        return
-    if not lo and hi is None:
-        txn.drop(space.rows, delete=False)
-        return
-    with txn.cursor(space.rows) as cursor:
-        cursor.set_range(layers.row_bound(b"", lo))
-        key = cursor.key()
-        while key and (hi is None or key < hi):
-            cursor.delete()
-            key = cursor.key()
-
-
-def _delete_range_layered(
-    txn: lmdb.Transaction[bytes], space: Keyspace, lo: bytes, hi: bytes | None
-) -> None:
-    """Key by key: each delete prunes the layers that it empties."""
-    while True:
-        doomed: list[bytes] = []
-        for key, _ in layers.walk(txn, space, lo, reverse=False):
-            if len(doomed) == DELETE_ROWS_MAX or (hi is not None and key >= hi):
-                break
-            doomed.append(key)
-        if not doomed:
-            return
-        for key in doomed:
-            layers.delete(txn, space, key)
-
-
 def _open(
     directory: Path, map_bytes: int, options: LmdbOptions, names: Sequence[str]
 ) -> lmdb.Environment:
     return lmdb.open(
         str(directory),
         map_size=map_bytes,
-        max_dbs=2 * len(names) + 1,
+        max_dbs=2 * len(names),
         max_readers=options.readers_max,
         metasync=False,
         lib_version=ENGINES[options.engine],
@@ -505,17 +404,7 @@ def _is_out_of_memory(exc: lmdb.Error) -> bool:
 
 def _open_error(directory: Path, exc: lmdb.Error) -> StorageError:
     if isinstance(exc, lmdb.VersionMismatchError):
-        return FormatError(
-            f"{directory} was written by another LMDB engine; set the option engine"
-        )
+        return FormatError(f"{directory} was written by another version of LMDB: {exc}")
     if isinstance(exc, lmdb.InvalidError | lmdb.CorruptedError):
         return CorruptionError(f"{directory}: LMDB does not accept the file: {exc}")
     return StorageError(f"{directory} cannot be opened: {exc}")
-
-
-def _sync_path(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -125,12 +125,13 @@ class LmdbSnapshot(Snapshot):
         left = limit or sys.maxsize
         size = min(chunk, BLOCK_ROWS_FIRST)
         rows: Iterator[Pair] | None = None
+        txn = self.txn
         while left:
             if self.closed_reason:
                 raise StorageError(self.closed_reason)
-            txn = self.txn
             try:
                 if rows is None:
+                    txn = self.txn
                     rows = self._rows_from(txn, keyspace, lo)
                 block = list(islice(rows, min(size, left)))
             except lmdb.Error as exc:
@@ -153,12 +154,13 @@ class LmdbSnapshot(Snapshot):
         left = limit or sys.maxsize
         size = min(chunk, BLOCK_ROWS_FIRST)
         rows: Iterator[Pair] | None = None
+        txn = self.txn
         while left:
             if self.closed_reason:
                 raise StorageError(self.closed_reason)
-            txn = self.txn
             try:
                 if rows is None:
+                    txn = self.txn
                     rows = self._rows_below(txn, keyspace, lo, hi)
                 block = list(islice(rows, min(size, left)))
             except lmdb.Error as exc:
