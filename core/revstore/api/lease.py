@@ -150,7 +150,7 @@ def answer_forwarded(
     """
     try:
         if not replica.is_leader:
-            raise errors.NOT_LEADER.fresh()
+            raise errors.LEADER_CHANGED.fresh()
         if name == "LeaseKeepAlive":
             renewal = parse(rpc_pb2.LeaseKeepAliveRequest.FromString, message)
             renew(replica, renewal.ID, answered)
