@@ -208,7 +208,7 @@ def _tell_ready(node: AsyncNode, addresses: object) -> None:
         cluster_id=f"{node.replica.cluster_id:x}",
         revision=node.replica.store.revision,
     )
-    if sys.stdout.isatty() and urls:
+    if urls:
         endpoint = urls[0]
         sys.stdout.write(
             f"\nrevstore listens on {', '.join(urls)}\n"
