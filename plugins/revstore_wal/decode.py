@@ -136,6 +136,50 @@ def _read_record(data: bytes, offset: int, stop: int) -> tuple[int, int, bytes]:
     return kind, crc, data[offset:stop]
 
 
+def read_usual_entry(
+    data: bytes, offset: int, end: int, crc: int
+) -> tuple[int, int, Entry] | None:
+    """What ``read_frame`` and ``read_entry`` give for a valid entry of the usual form.
+
+    Returns the offset behind it, the sum after it and the entry; None if anything is
+    unusual or wrong. It is here because a log is mostly such entries, and opening it
+    and reading it back would take twice as long without.
+    """
+    start = offset + 8
+    if start + 16 > end or data[start : start + 3] != b"\x08\x02\x10":
+        return None
+    word: int = _WORD(data, offset)[0]
+    size = word & 0xFFFFFFFFFFFFFF
+    stop = start + size
+    top, zeros = _PADDING[size & 7]
+    following = stop + len(zeros)
+    if word >> 56 != top or following > end or data[stop:following] != zeros:
+        return None
+    one, two, three, four, five, tag, length, more = data[start + 3 : start + 11]
+    if tag != 0x1A or five > 15 or not one & two & three & four & 0x80:
+        return None
+    at = start + 10
+    if length > 127:
+        if more > 127:
+            return None
+        length = length & 127 | more << 7
+        at += 1
+    if at + length != stop:
+        return None
+    body = data[at:stop]
+    crc = crc32c_extend(crc, body)
+    low = one & 127 | (two & 127) << 7 | (three & 127) << 14
+    if crc != low | (four & 127) << 21 | five << 28:
+        return None
+    try:
+        return following, crc, read_entry(body)
+    except Malformed:
+        return None
+
+
+_PADDING = [(0x80 | -size & 7 if size else 0, bytes(-size & 7)) for size in range(8)]
+
+
 def read_entry(data: bytes) -> Entry:
     """raftpb.Entry.
 

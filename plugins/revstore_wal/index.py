@@ -78,6 +78,17 @@ class LogIndex:
         self._tail_bytes += data_bytes + ENTRY_OVERHEAD_BYTES * len(entries)
         self.last = entries[-1].index
 
+    def append_one(self, entry: Entry) -> None:
+        """Take over one entry that follows the log."""
+        if not self._terms or entry.term != self._terms[-1]:
+            self._term_starts.append(entry.index)
+            self._terms.append(entry.term)
+        if not self.tail:
+            self.tail_first = entry.index
+        self.tail.append(entry)
+        self._tail_bytes += len(entry.data) + ENTRY_OVERHEAD_BYTES
+        self.last = entry.index
+
     def _cut(self, start: int) -> None:
         """Forget the entries from ``start`` on."""
         self.epoch += 1

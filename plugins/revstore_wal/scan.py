@@ -19,7 +19,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import NamedTuple
 
-from revstore.types import HardState
+from revstore.types import Entry, HardState
 from revstore_wal.decode import (
     BadFrame,
     Frame,
@@ -29,6 +29,7 @@ from revstore_wal.decode import (
     read_mark,
     read_snapshot,
     read_state,
+    read_usual_entry,
 )
 from revstore_wal.encode import CRC, ENTRY, METADATA, SNAPSHOT, STATE
 from revstore_wal.files import Files
@@ -70,6 +71,7 @@ class Scanner:
         self._data = b""
         self._content_end = 0
         self._batch_end: int | None = None
+        self._batch_crc = 0
         self._has_marks = False
 
     def run(self, segments: list[Segment]) -> Scanned:
@@ -151,27 +153,45 @@ class Scanner:
         if mark is None:
             return frame.end
         self._has_marks = True
-        batch: list[tuple[Frame, int]] = []
-        position = frame.end
-        end = self._batch_end = position + mark.length
-        while position < end:
-            if end > len(self._data):
-                raise BadFrame(position, end - position, "the batch is cut off")
-            record = read_frame(self._data, position, end, crc)
-            if record.kind == CRC:
-                raise BadFrame(position, 0, "a batch holds another one")
-            batch.append((record, crc))
-            crc = record.crc
-            position = record.end
-        for record, before in batch:
-            self._apply(record, before, in_batch=True)
-        self._crc = crc
+        end = self._batch_end = frame.end + mark.length
+        for position, before, record in self._read_batch(frame.end, end, crc):
+            if isinstance(record, Entry):
+                self._apply_entry(record, position, before)
+            else:
+                self._apply(record, before, in_batch=True)
+        self._crc = self._batch_crc
         return end
+
+    def _read_batch(
+        self, position: int, end: int, crc: int
+    ) -> list[tuple[int, int, Entry | Frame]]:
+        """The records of a batch, each with its offset and the sum before it.
+
+        Raises:
+            BadFrame: one is not valid.
+        """
+        data = self._data
+        if end > len(data):
+            raise BadFrame(position, end - position, "the batch is cut off")
+        records: list[tuple[int, int, Entry | Frame]] = []
+        while position < end:
+            usual = read_usual_entry(data, position, end, crc)
+            if usual is not None:
+                records.append((position, crc, usual[2]))
+                position, crc, _ = usual
+                continue
+            frame = read_frame(data, position, end, crc)
+            if frame.kind == CRC:
+                raise BadFrame(position, 0, "a batch holds another one")
+            records.append((position, crc, frame))
+            position, crc = frame.end, frame.crc
+        self._batch_crc = crc
+        return records
 
     def _apply(self, frame: Frame, crc: int, in_batch: bool) -> None:
         try:
             if frame.kind == ENTRY:
-                self._apply_entry(frame, crc)
+                self._apply_entry(read_entry(frame.data), frame.offset, crc)
             elif frame.kind == STATE:
                 self._apply_state(frame)
             elif frame.kind == SNAPSHOT:
@@ -185,33 +205,34 @@ class Scanner:
         except Malformed as error:
             raise corrupt(self._path(), frame.offset, str(error)) from None
 
-    def _apply_entry(self, frame: Frame, crc: int) -> None:
-        entry = read_entry(frame.data)
+    def _apply_entry(self, entry: Entry, offset: int, crc: int) -> None:
         index = self._index
         follows = entry.index == index.last + 1
         if not follows:
-            self._place(entry.index)
+            self._place(entry.index, offset)
         if (
             not follows
             or self._sampled_at is None
-            or frame.offset - self._sampled_at >= self._sample_bytes
+            or offset - self._sampled_at >= self._sample_bytes
         ):
-            index.add_sample(
-                Sample(entry.index, self._segment.sequence, frame.offset, crc)
-            )
-            self._sampled_at = frame.offset
-        index.append((entry,), ((entry.index, entry.term),), len(entry.data))
+            index.add_sample(Sample(entry.index, self._segment.sequence, offset, crc))
+            self._sampled_at = offset
+        if follows:
+            index.append_one(entry)
+        else:
+            index.append((entry,), ((entry.index, entry.term),), len(entry.data))
         if index.trim_due():
             index.trim(entry.index + 1)
 
-    def _place(self, entry_index: int) -> None:
+    def _place(self, entry_index: int, offset: int) -> None:
         """Make room for an entry that does not just follow the last one."""
         index = self._index
         if entry_index == index.snapshot.index + 1 > index.last:
             index.clear_samples()
             index.restart(entry_index)
         elif not 0 < entry_index <= index.last + 1:
-            raise Malformed(f"entry {entry_index} leaves a hole behind {index.last}")
+            reason = f"entry {entry_index} leaves a hole behind {index.last}"
+            raise corrupt(self._path(), offset, reason)
 
     def _apply_state(self, frame: Frame) -> None:
         state = read_state(frame.data)
