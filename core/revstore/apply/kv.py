@@ -28,8 +28,25 @@ def apply_range(store: Store, request: rpc_pb2.RangeRequest) -> ApplyResult:
         ApiError: COMPACTED or FUTURE_REV.
         StorageError: the engine failed.
     """
+    if not request.range_end and request.revision <= 0 and not _special(request):
+        row = store.get(request.key)
+        if row is None:
+            return ApplyResult(store.revision)
+        return ApplyResult(store.revision, messages_field(2, [row]) + b"\x20\x01")
     result = store.range(query_of(request))
     return ApplyResult(result.revision, range_body(result))
+
+
+def _special(request: rpc_pb2.RangeRequest) -> bool:
+    """Whether the answer is not simply the row."""
+    return bool(
+        request.count_only
+        or request.keys_only
+        or request.min_mod_revision
+        or request.max_mod_revision
+        or request.min_create_revision
+        or request.max_create_revision
+    )
 
 
 def apply_put(store: Store, request: rpc_pb2.PutRequest) -> ApplyResult:
@@ -40,8 +57,11 @@ def apply_put(store: Store, request: rpc_pb2.PutRequest) -> ApplyResult:
         StorageError: the engine failed.
     """
     txn = store.begin()
-    check_put(store, txn, request)
-    prev = put(txn, request)
+    if request.lease or request.ignore_value or request.ignore_lease:
+        check_put(store, txn, request)
+        prev = put(txn, request)
+    else:
+        prev = txn.put(request.key, request.value)
     revision = txn.commit()
     if prev is not None and request.prev_kv:
         return ApplyResult(revision, b"\x12" + varint(len(prev)) + prev)

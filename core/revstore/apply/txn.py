@@ -19,7 +19,7 @@ from revstore.errors import ApiError
 from revstore.mvcc.query import RangeQuery, range_body
 from revstore.mvcc.records import decode_kv, messages_field
 from revstore.mvcc.store import Store
-from revstore.mvcc.write import WriteTxn
+from revstore.mvcc.write import Put, WriteTxn
 from revstore.proto import kv_pb2, rpc_pb2
 from revstore.proto.varint import varint
 from revstore.types import ApplyResult
@@ -91,24 +91,24 @@ def _ops(request: rpc_pb2.TxnRequest) -> Iterator[rpc_pb2.RequestOp]:
 
 def _put_all(txn: WriteTxn, request: rpc_pb2.TxnRequest) -> ApplyResult | None:
     """The short way of a transaction that is a list of plain puts; None if it is not."""
-    pairs: list[tuple[bytes, bytes]] = []
+    items: list[Put] = []
     for op in request.success:
         if not op.HasField("request_put"):
             return None
         plain = op.request_put
         if plain.lease or plain.prev_kv or plain.ignore_value or plain.ignore_lease:
             return None
-        pairs.append((plain.key, plain.value))
-    if not pairs:
+        items.append((plain.key, plain.value, 0))
+    if not items:
         return None
     try:
-        txn.put_all(pairs)
+        txn.put_all(items)
     except ApiError:
         txn.abort()
         raise
     response = _response(2, _header(txn.revision))
     field = messages_field(3, [response])
-    return ApplyResult(txn.commit(), _SUCCEEDED + field * len(pairs))
+    return ApplyResult(txn.commit(), _SUCCEEDED + field * len(items))
 
 
 def _path(store: Store, request: rpc_pb2.TxnRequest) -> list[bool]:

@@ -11,9 +11,9 @@ from __future__ import annotations
 
 from revstore.interfaces.backend import Backend, Durability, WriteBatch
 from revstore.mvcc.overlay import Overlay
-from revstore.mvcc.records import encode_change
+from revstore.mvcc.records import change_suffix
 from revstore.mvcc.state import STATE_KEY, StoreState, encode_state
-from revstore.mvcc.tables import CURRENT, INDEX, LOG, META, index_key, log_key
+from revstore.mvcc.tables import CURRENT, INDEX, LOG, META, index_prefix, log_suffix
 
 
 class FlushJob:
@@ -45,30 +45,36 @@ class FlushJob:
     def _batch(self) -> WriteBatch:
         overlay = self.overlay
         batch = WriteBatch()
-        events = overlay.events
         log = batch.keyspace(LOG)
         log.ascending = True
-        log.puts = [
-            (log_key(event.revision, event.sub, event.deleted), event.kv)
-            for event in events
-        ]
         log.deletes = overlay.log_deletes
         index = batch.keyspace(INDEX)
-        index.puts = [
-            (
-                index_key(event.key, event.revision),
-                encode_change(pred, event.sub, event.deleted),
-            )
-            for event, pred in zip(events, overlay.preds, strict=True)
-        ]
-        index.puts.sort()
         index.deletes = overlay.index_deletes
         current = batch.keyspace(CURRENT)
-        for key, row in sorted(overlay.records.items()):
-            if row is None:
-                current.deletes.append(key)
-            else:
-                current.puts.append((key, row))
+        changes: list[tuple[bytes, bytes, bytes]] = []
+        revision, main = 0, b""
+        for event, pred in zip(overlay.events, overlay.preds, strict=True):
+            if event.revision != revision:
+                revision = event.revision
+                main = revision.to_bytes(8, "big")
+            sub, deleted, key = event.sub, event.deleted, event.key
+            log.puts.append((main + log_suffix(sub, deleted), event.kv))
+            change = pred + change_suffix(sub, deleted)
+            changes.append((index_prefix(key) + main, change, key))
+        changes.sort()
+        # Sorted index rows are sorted by key, so one sort serves both keyspaces. A key
+        # in ``records`` without a change is as in the layer below.
+        index.puts = [(row_key, change) for row_key, change, _ in changes]
+        records = overlay.records
+        last: bytes | None = None
+        for _, _, key in changes:
+            if key != last:
+                last = key
+                row = records[key]
+                if row is None:
+                    current.deletes.append(key)
+                else:
+                    current.puts.append((key, row))
         for name, rows in overlay.system.items():
             keyspace = batch.keyspace(name)
             for key, value in sorted(rows.items()):

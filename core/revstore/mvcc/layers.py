@@ -51,6 +51,20 @@ class Layers:
                 return row
         return self.snapshot.get(CURRENT, key)
 
+    def below_many(self, keys: list[bytes]) -> dict[bytes, bytes | None]:
+        """The live rows of those keys that the active overlay says nothing about."""
+        records = self.active.records
+        if len(keys) == 1:
+            return {} if keys[0] in records else {keys[0]: self.below(keys[0])}
+        wanted = [key for key in keys if key not in records]
+        found: dict[bytes, bytes | None] = {}
+        if self.flushing is not None:
+            beneath = self.flushing.records
+            found = {key: beneath[key] for key in wanted if key in beneath}
+            wanted = [key for key in wanted if key not in found]
+        found.update(zip(wanted, self.snapshot.get_many(CURRENT, wanted), strict=True))
+        return found
+
     def get(self, key: bytes) -> bytes | None:
         """The live row of a key at the head."""
         row = self.active.records.get(key, MISSING)

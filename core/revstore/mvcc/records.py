@@ -20,43 +20,43 @@ _NUMBER = rb"[\x80-\xff]*[\x00-\x7f]"
 FIELDS = re.compile(rb"(\x10%b)\x18(%b)\x20(%b)" % (_NUMBER, _NUMBER, _NUMBER)).match
 """Groups: the create_revision field with its tag, mod_revision, version."""
 
-KEY_HEAD = [b"\x0a" + varint(size) if size else b"" for size in range(2048)]
-VALUE_HEAD = [b"\x2a" + varint(size) if size else b"" for size in range(2048)]
-"""Tag and length of a key or value, by its size."""
+HEADS = 2048
+KEY_HEAD = [b"\x0a" + varint(size) if size else b"" for size in range(HEADS)]
+VALUE_HEAD = [b"\x2a" + varint(size) if size else b"" for size in range(HEADS)]
+"""Tag and length of a key or value, by its size below HEADS."""
 
 decode_kv = kv_pb2.KeyValue.FromString
 """A row as a message; the slow way, for sorting and filtering."""
 
 
-def key_head(size: int) -> bytes:
+def key_tag(size: int) -> bytes:
     """What precedes a key of this size in a row."""
-    return KEY_HEAD[size] if size < 2048 else b"\x0a" + varint(size)
+    return KEY_HEAD[size] if size < HEADS else b"\x0a" + varint(size)
 
 
-def value_field(value: bytes) -> bytes:
-    """The value with its tag and length; nothing if it is empty."""
-    size = len(value)
-    return (VALUE_HEAD[size] if size < 2048 else b"\x2a" + varint(size)) + value
+def value_tag(size: int) -> bytes:
+    """What precedes a value of this size in a row."""
+    return VALUE_HEAD[size] if size < HEADS else b"\x2a" + varint(size)
 
 
 def encode_kv(
     key: bytes, create: int, mod: int, version: int, value: bytes, lease: int
 ) -> bytes:
     """A row, byte-identical to what protobuf writes."""
-    row = key_head(len(key)) + key
+    row = key_tag(len(key)) + key
     if create:
         row += b"\x10" + varint(create)
     if mod:
         row += b"\x18" + varint(mod)
     if version:
         row += b"\x20" + varint(version)
-    row += value_field(value)
+    row += value_tag(len(value)) + value
     return row + b"\x30" + varint(lease) if lease else row
 
 
 def encode_tombstone(key: bytes) -> bytes:
     """The row of a deletion."""
-    return key_head(len(key)) + key
+    return key_tag(len(key)) + key
 
 
 def read_varint(data: bytes, position: int) -> tuple[int, int]:
@@ -90,6 +90,14 @@ def number_of(raw: bytes) -> int:
     return number
 
 
+_VERSION_AFTER = {bytes([number]): bytes([number + 1]) for number in range(127)}
+
+
+def next_version(raw: bytes) -> bytes:
+    """The varint that follows a version's varint."""
+    return _VERSION_AFTER.get(raw) or varint(number_of(raw) + 1)
+
+
 def fields_at(row: bytes) -> int:
     """Where the key ends and the numbers begin."""
     if not row or row[0] != 0x0A:
@@ -120,8 +128,12 @@ def lease_at(row: bytes, position: int) -> int:
     """The lease of a row, given where its version field ends."""
     end = len(row)
     if position < end and row[position] == 0x2A:
-        size, position = read_varint(row, position + 1)
-        position += size
+        size = row[position + 1]
+        if size < 0x80:
+            position += size + 2
+        else:
+            size, position = read_varint(row, position + 1)
+            position += size
     if position >= end:
         return 0
     lease, _ = read_varint(row, position + 1)
@@ -146,9 +158,13 @@ def strip_value(row: bytes) -> bytes:
     return row[:position] + row[behind + size :]
 
 
-def encode_change(pred: bytes, sub: int, deleted: bool) -> bytes:
-    """The value of an INDEX row: predecessor's main as a varint, sub, tombstone."""
-    return pred + (varint(sub << 1 | deleted) if sub or deleted else b"\x00")
+_CHANGES = [varint(number) for number in range(2048)]
+
+
+def change_suffix(sub: int, deleted: bool) -> bytes:
+    """The value of an INDEX row after the predecessor's main, which is a varint, too."""
+    packed = sub << 1 | deleted
+    return _CHANGES[packed] if packed < 2048 else varint(packed)
 
 
 def decode_change(value: bytes) -> tuple[int, int, bool]:

@@ -44,15 +44,16 @@ from revstore.types import Event
 class StoreOptions(msgspec.Struct, frozen=True):
     """Sizes and times of the store; the defaults keep memory in tens of megabytes."""
 
-    flush_bytes: int = 8 << 20
+    flush_bytes: int = 16 << 20
     """An overlay of this size is due to be flushed."""
-    flush_events: int = 10_000
+    flush_events: int = 20_000
     """An overlay with this many changes is due to be flushed."""
-    flush_interval_s: float = 0.1
-    """A change is flushed at the latest after this time."""
+    flush_interval_s: float = 0.25
+    """A change is flushed at the latest after this time. Few big flushes are cheaper than
+    many small ones; a crash replays what was not flushed from the log."""
     overlay_bytes_max: int = 64 << 20
     """With this much waiting to be flushed the store is overloaded."""
-    overlay_events_max: int = 50_000
+    overlay_events_max: int = 100_000
     compaction_batch_limit: int = 1000
     """Rows of the log that one compaction step looks at."""
     compaction_hashes: bool = True

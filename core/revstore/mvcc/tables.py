@@ -43,13 +43,15 @@ _SIGN = 1 << 63
 _SUBS = [b"_" + sub.to_bytes(8, "big") for sub in range(1024)]
 
 
+def log_suffix(sub: int, deleted: bool) -> bytes:
+    """A row key of LOG after its main revision."""
+    suffix = _SUBS[sub] if sub < 1024 else b"_" + sub.to_bytes(8, "big")
+    return suffix + b"t" if deleted else suffix
+
+
 def log_key(main: int, sub: int, deleted: bool) -> bytes:
     """The row key of one change, as in etcd."""
-    if sub < 1024:
-        key = main.to_bytes(8, "big") + _SUBS[sub]
-    else:
-        key = _LOG_KEY.pack(main, b"_", sub)
-    return key + b"t" if deleted else key
+    return main.to_bytes(8, "big") + log_suffix(sub, deleted)
 
 
 def log_bound(main: int) -> bytes:

@@ -21,15 +21,17 @@ from revstore.mvcc.query import RangeQuery, RangeResult, bounds
 from revstore.mvcc.ranges import run_range
 from revstore.mvcc.records import (
     FIELDS,
+    HEADS,
+    KEY_HEAD,
     VALUE_HEAD,
     encode_tombstone,
     fields_at,
-    key_head,
     key_of,
+    key_tag,
     lease_at,
     lease_of,
-    number_of,
-    value_field,
+    next_version,
+    value_tag,
 )
 from revstore.mvcc.tables import LEASE_KEY, lease_key_prefix
 from revstore.proto.varint import varint
@@ -43,6 +45,9 @@ _EVENT_COST = 200
 _PREV_BYTES_MAX = 1 << 20
 """A range delete keeps at most this many bytes of replaced rows in its events."""
 _DELETE_PAGE_BYTES = 1 << 20
+
+Put = tuple[bytes, bytes, int]
+"""Key, value, lease."""
 
 
 class WriteTxn:
@@ -119,65 +124,71 @@ class WriteTxn:
                 must be aborted.
             StorageError: the engine failed.
         """
-        layers = self._layers
-        overlay = layers.active
-        records = overlay.records
-        prev = records.get(key, MISSING)
-        if prev is MISSING:
-            prev = layers.below(key)
-            overlay.new_keys.append(key)
-            if prev is None:
-                overlay.fresh.add(key)
-        size = len(value)
-        if prev is None:
-            if self._deletes:
-                self._check_not_deleted(key)
-            row = key_head(len(key)) + key + self._created
-            pred = b"\x00"
-            old_lease = 0
-        else:
-            match = FIELDS(prev, fields_at(prev))
-            if match is None:
-                records[key] = prev
-                raise CorruptionError(f"the current row of key {key!r} is damaged")
-            pred = match[2]
-            if pred == self._main:
-                raise errors.DUPLICATE_KEY.fresh()
-            version = match[3]
-            if len(version) == 1 and version != b"\x7f":
-                version = _NEXT[version[0]]
-            else:
-                version = varint(number_of(version) + 1)
-            row = prev[: match.end(1)] + self._modified + version
-            end = match.end()
-            old_lease = 0 if end == len(prev) else lease_at(prev, end)
-        if size < 2048:
-            row += VALUE_HEAD[size] + value
-        else:
-            row += value_field(value)
-        if lease or old_lease:
-            if lease:
-                row += b"\x30" + varint(lease)
-            if lease != old_lease:
-                self._move_lease(key, old_lease, lease)
-        records[key] = row
-        events = overlay.events
-        sub = len(events) - self._start
-        events.append(Event(self.revision, sub, key, row, False, prev))
-        overlay.preds.append(pred)
-        overlay.size += len(row) + _EVENT_COST
-        self.changed = True
-        return prev
+        return self.put_all([(key, value, lease)])[0]
 
-    def put_all(self, pairs: list[tuple[bytes, bytes]]) -> None:
-        """Set several keys, without a lease.
+    def put_all(self, items: list[Put]) -> list[bytes | None]:
+        """Set several keys; returns the rows that they had.
 
         Raises:
             ApiError: as for ``put``.
             StorageError: the engine failed.
         """
-        for key, value in pairs:
-            self.put(key, value)
+        layers = self._layers
+        overlay = layers.active
+        records, events = overlay.records, overlay.events
+        revision, main, created = self.revision, self._main, self._created
+        beneath = layers.below_many([item[0] for item in items])
+        before: list[bytes | None] = []
+        for key, value, lease in items:
+            prev = records.get(key, MISSING)
+            if prev is MISSING:
+                prev = beneath[key]
+                overlay.new_keys.append(key)
+                if prev is None:
+                    overlay.fresh.add(key)
+            size = len(value)
+            value_head = VALUE_HEAD[size] if size < HEADS else value_tag(size)
+            size = len(key)
+            old_lease = 0
+            if prev is None:
+                if self._deletes:
+                    self._check_not_deleted(key)
+                head = KEY_HEAD[size] if size < HEADS else key_tag(size)
+                row = b"".join((head, key, created, value_head, value))
+                pred = b"\x00"
+            else:
+                overlay.size += len(prev)
+                start = size + 2 if 0 < size < 128 else fields_at(prev)
+                match = FIELDS(prev, start)
+                if match is None:
+                    records[key] = prev
+                    raise CorruptionError(f"the current row of key {key!r} is damaged")
+                pred = match[2]
+                if pred == main:
+                    raise errors.DUPLICATE_KEY.fresh()
+                version = next_version(match[3])
+                old = prev[: match.end(1)]
+                row = b"".join((old, self._modified, version, value_head, value))
+                end = match.end()
+                if end != len(prev):
+                    old_lease = lease_at(prev, end)
+            if lease or old_lease:
+                row = self._with_lease(key, row, old_lease, lease)
+            records[key] = row
+            events.append(
+                Event(revision, len(events) - self._start, key, row, False, prev)
+            )
+            overlay.preds.append(pred)
+            overlay.size += len(row) + _EVENT_COST
+            before.append(prev)
+        if items:
+            self.changed = True
+        return before
+
+    def _with_lease(self, key: bytes, row: bytes, old: int, new: int) -> bytes:
+        if old != new:
+            self._move_lease(key, old, new)
+        return row + b"\x30" + varint(new) if new else row
 
     def _check_not_deleted(self, key: bytes) -> None:
         event = self._layers.active.at(key, self.revision)
@@ -291,7 +302,3 @@ class WriteTxn:
                 self._move_lease(event.key, lease, old_lease)
             overlay.records[event.key] = before
         self.changed = False
-
-
-_NEXT = [bytes([number + 1]) for number in range(127)]
-"""The version that follows, for versions of one byte."""
