@@ -230,7 +230,7 @@ class Lessor:
         primary. Call ``must_checkpoint`` first. Raises: nothing.
         """
         lease = self._leases.get(lease_id)
-        if lease is None or not self.is_primary or lease.revoking:
+        if lease is None or not self.is_primary:
             return 0
         now = self._clock.now()
         if lease.deadline <= now:
