@@ -31,7 +31,7 @@ class SimulatedHarness(WalHarness):
         return self._make(self.directory, metadata, threaded, self.files)
 
     def cut_power_in_sync(self, wal: Wal, random: Random) -> None:
-        self.files.before = _cut_at_sync
+        self.files.before = stop_at_sync
         try:
             wal.sync()
         except (StorageError, PowerCut):
@@ -99,7 +99,8 @@ class RealHarness(WalHarness):
         return {path.name: path.read_bytes() for path in self.directory.glob("*.wal")}
 
 
-def _cut_at_sync(operation: Operation) -> None:
+def stop_at_sync(operation: Operation) -> None:
+    """A hook that stops the log before a sync. Raises: PowerCut."""
     if operation.kind == "fdatasync":
         raise PowerCut
 
@@ -112,4 +113,4 @@ def _damage(content: bytearray, random: Random) -> None:
         content[offset] ^= random.randrange(1, 256)
 
 
-__all__ = ["MakeWal", "NotRun", "RealHarness", "SimulatedHarness"]
+__all__ = ["MakeWal", "NotRun", "RealHarness", "SimulatedHarness", "stop_at_sync"]

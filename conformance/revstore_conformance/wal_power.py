@@ -10,9 +10,10 @@ from __future__ import annotations
 from pathlib import Path
 from random import Random
 
+from revstore.errors import StorageError
 from revstore.interfaces.wal import Wal
-from revstore_conformance.files import Operation, SimulatedFiles
-from revstore_conformance.wal_harness import MakeWal
+from revstore_conformance.files import Operation, PowerCut, SimulatedFiles
+from revstore_conformance.wal_harness import MakeWal, stop_at_sync
 from revstore_conformance.wal_model import ModelledWal, RandomCalls
 
 DIRECTORY = Path("/node/wal")
@@ -42,7 +43,7 @@ class PowerCutRun:
         drawn = RandomCalls(self._log, self._random, data_bytes_max=700)
         for number in range(calls):
             drawn.step()
-            if number % 40 == 39:
+            if number % 20 == 19:
                 self._reopen()
         self._log.close()
 
@@ -52,17 +53,33 @@ class PowerCutRun:
         self._log.take_over(wal)
 
     def _reopen(self) -> None:
-        """Close, or lose the process, or lose the power, and open again."""
+        """Close, or lose the process, or lose the power, and open again.
+
+        The losses happen in a sync or at rest.
+        """
         chance = self._random.random()
-        if chance < 0.4:
+        if chance < 0.3:
             self._log.close()
-        elif chance < 0.7:
-            self._log.crash()
-            self._files.kill()
         else:
+            if self._random.random() < 0.7:
+                self._die_in_sync()
             self._log.crash()
-            self._files.crash(self._random)
+            if chance < 0.6:
+                self._files.kill()
+            else:
+                self._files.crash(self._random)
         self._open()
+
+    def _die_in_sync(self) -> None:
+        """Append and sync, but stop before the sync has done anything."""
+        RandomCalls(self._log, self._random, data_bytes_max=1500).append()
+        self._files.before = stop_at_sync
+        try:
+            self._log.must_wal().sync()
+        except (StorageError, PowerCut):
+            pass
+        finally:
+            self._files.before = self._at
 
     def _at(self, operation: Operation) -> None:
         for _ in range(self._cuts_per_point):

@@ -18,6 +18,7 @@ from revstore.errors import (
 )
 from revstore.types import Entry, HardState, SnapshotMeta
 from revstore_conformance.files import Operation, SimulatedFiles
+from revstore_conformance.wal_harness import stop_at_sync
 from revstore_wal.log import SegmentWal
 from revstore_wal.options import SegmentOptions
 
@@ -198,6 +199,42 @@ def test_a_sync_that_failed_once_is_not_believed_later(files: SimulatedFiles) ->
     assert all(isinstance(error, StorageError) for error in told)
     with pytest.raises(StorageError):
         wal.close()
+
+
+def test_what_is_read_at_open_is_durable(files: SimulatedFiles) -> None:
+    """After a kill in a sync the page cache is read; it must survive a power cut."""
+    wal = SegmentWal(DIRECTORY, b"", False, SMALL, files)
+    wal.append(None, entries_of(1, 5))
+    files.before = stop_at_sync
+    with pytest.raises(StorageError):
+        wal.sync()
+    files.before = None
+    files.kill()
+    wal = SegmentWal(DIRECTORY, b"", False, SMALL, files)
+    assert wal.last_index() == 5
+    files.crash(Random(1), keep=0.0)
+    wal = SegmentWal(DIRECTORY, b"", False, SMALL, files)
+    assert wal.read(1, 6) == entries_of(1, 5)
+    wal.close()
+
+
+def test_nothing_is_left_behind_a_cut(files: SimulatedFiles) -> None:
+    """What was behind a torn batch is zero before the log goes on."""
+    wal = SegmentWal(DIRECTORY, b"", False, SMALL, files)
+    wal.append(None, entries_of(1, 1))
+    wal.sync()
+    path = DIRECTORY / "0000000000000000-0000000000000000.wal"
+    end = len(files.content(path).rstrip(b"\0"))
+    wal.append(None, entries_of(2, 1, size=2000))
+    wal.close()
+    torn = bytearray(files.content(path))
+    torn[1024:1536] = bytes(512)
+    files.replace(path, bytes(torn))
+    wal = SegmentWal(DIRECTORY, b"", False, SMALL, files)
+    assert wal.recovery().truncated_bytes > 1000
+    assert wal.last_index() == 1
+    assert not any(files.content(path)[end:])
+    wal.close()
 
 
 def test_a_callback_that_raises_stops_the_log(files: SimulatedFiles) -> None:
