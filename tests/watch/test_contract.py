@@ -12,6 +12,7 @@ from random import Random
 import pytest
 
 from revstore.proto import rpc_pb2
+from revstore.proto.kv_pb2 import KeyValue
 from revstore.types import Event
 from revstore.watch.hub import WatchOptions
 from revstore.watch.stream import WatchStream
@@ -138,6 +139,21 @@ class Client:
         got = [one for one in watcher.got if one[0] <= upto]
         assert got == wanted
 
+    def compare_previous(self, watcher: Expected) -> None:
+        """Previous pairs are right, and left out only if their revision is compacted."""
+        history = self.member.history
+        before: dict[tuple[int, bytes], bytes | None] = {}
+        newest: dict[bytes, bytes | None] = {}
+        for event in history.log:
+            before[event.revision, event.key] = newest.get(event.key)
+            row = None if event.deleted else KeyValue.FromString(event.kv).value
+            newest[event.key] = row
+        for (revision, _, key), value in zip(watcher.got, watcher.values, strict=True):
+            wanted = before[revision, key] if watcher.request.prev_kv else None
+            if value is None and revision - 1 < history.compact_revision:
+                continue
+            assert value == wanted
+
     def finish(self) -> None:
         """Read to the end; compare everything."""
         head = self.member.history.revision
@@ -149,9 +165,11 @@ class Client:
         for watcher in self.watchers.values():
             assert not watcher.in_series
             self.compare(watcher, head)
+            self.compare_previous(watcher)
         for watcher in self.ended:
             got_upto = watcher.got[-1][0] if watcher.got else 0
             self.compare(watcher, got_upto)
+            self.compare_previous(watcher)
             if watcher.compacted:
                 # Right only if it could still have wanted what may be gone.
                 assert watcher.start < watcher.compacted
@@ -181,15 +199,16 @@ class Run:
         chance = self.random.random()
         self.member.history.write(
             [
-                (key, None if self.random.random() < chance else b"v" * self.size())
+                (key, None if self.random.random() < chance else self.value())
                 for key in keys
             ]
         )
         if self.random.random() < 0.7:
             self.member.tell()
 
-    def size(self) -> int:
-        return self.random.choice((0, 10, 100))
+    def value(self) -> bytes:
+        size = self.random.choice((0, 10, 100))
+        return b"%d" % self.member.history.revision + b"v" * size
 
     def open(self) -> None:
         room = self.random.choice((None, 1, 2, 5))

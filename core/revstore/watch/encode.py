@@ -82,7 +82,7 @@ class Batch:
     ``revisions`` are those of the events, ascending.
     """
 
-    __slots__ = ("_plain", "_previous", "_store", "events", "revisions")
+    __slots__ = ("_before", "_plain", "_previous", "_store", "events", "revisions")
 
     def __init__(self, events: Sequence[Event], store: PairReader) -> None:
         self.events = events
@@ -90,6 +90,7 @@ class Batch:
         self._store = store
         self._plain: list[bytes | None] = [None] * len(events)
         self._previous: list[bytes | None] = []
+        self._before: list[int] = []
 
     def plain(self, position: int) -> bytes:
         """An event without its previous pair. Raises: nothing."""
@@ -107,12 +108,13 @@ class Batch:
         """
         if not self._previous:
             self._previous = [None] * len(self.events)
+            self._before = _changes_before(self.events)
         data = self._previous[position]
         if data is None:
             event = self.events[position]
             previous = event.prev
             if previous is None:
-                previous = self._look_up(event)
+                previous = self._look_up(event, self._before[position])
             if previous is None:
                 data = self.plain(position)
             else:
@@ -120,7 +122,11 @@ class Batch:
             self._previous[position] = data
         return data
 
-    def _look_up(self, event: Event) -> bytes | None:
+    def _look_up(self, event: Event, before: int) -> bytes | None:
+        """The pair that an event replaced, if the event does not bring it."""
+        if before >= 0:
+            earlier = self.events[before]
+            return None if earlier.deleted else earlier.kv
         if not event.deleted:
             created = KeyValue.FromString(event.kv).create_revision
             if created == event.revision:
@@ -172,6 +178,16 @@ class Batch:
             )
             for first, part, total in pieces
         ]
+
+
+def _changes_before(events: Sequence[Event]) -> list[int]:
+    """For each event the position of the last earlier one of its key, or -1."""
+    newest: dict[bytes, int] = {}
+    before = []
+    for position, event in enumerate(events):
+        before.append(newest.get(event.key, -1))
+        newest[event.key] = position
+    return before
 
 
 def _fragments(fields: Sequence[bytes], fragment_bytes: int) -> tuple[bytes, ...]:

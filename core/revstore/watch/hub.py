@@ -73,7 +73,7 @@ class WatchOptions(msgspec.Struct, frozen=True, kw_only=True):
     """A response of several revisions ends at the first border after this size."""
     fragment_bytes: int = 1_572_864 + 524_288
     """From this size on a response is cut for watchers that allow fragments."""
-    chunk_revisions: int = 500
+    chunk_revisions: int = 256
     """History read in one step."""
     chunk_bytes: int = 1 << 20
     chunk_watchers: int = 512
