@@ -377,8 +377,8 @@ def test_a_slow_watcher_that_meets_a_compaction_is_told(member: Member) -> None:
 
 
 def test_catching_up_is_cut_into_bounded_steps(make_member: MakeMember) -> None:
-    """A step reads no more than its share of history, and a watcher far behind does not
-    keep another waiting."""
+    """etcd 22264: catching up one watcher that was far behind stalled everything else;
+    here a step reads no more than its share, and nobody waits for another's history."""
     member = make_member(WatchOptions(chunk_revisions=10))
     for _ in range(100):
         member.put(b"a")
