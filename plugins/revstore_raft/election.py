@@ -14,10 +14,16 @@ Rules of this file:
    voters.
 6. Nobody campaigns while a committed change of membership waits to be applied: it
    would be counting the votes of a membership that is gone.
+7. A refusal says what the refuser knows to be committed, and a candidate whose log has
+   that entry learns it. Without this a change that leaves a single voter can leave
+   that voter for ever unaware of it: whoever knows is no voter any more, refuses for
+   having a longer log, and cannot lead. (etcd's messages have no field for it; it is
+   in ``context``, which etcd ignores here.)
 """
 
 from __future__ import annotations
 
+import struct
 from enum import Enum
 
 from revstore.interfaces.consensus import Message, MessageType, Role
@@ -27,6 +33,9 @@ from revstore_raft.state import NONE, Raft
 
 CAMPAIGN_TRANSFER = b"CampaignTransfer"
 """Context of a vote request that a leader asked for (rule 4)."""
+
+_COMMITTED = struct.Struct(">QQ")
+"""Index and term of a committed entry (rule 7)."""
 
 
 class Campaign(Enum):
@@ -98,7 +107,16 @@ def handle_vote_request(raft: Raft, message: Message) -> None:
             raft.election_elapsed = 0
             raft.vote = message.sender
     else:
-        raft.send(answer, message.sender, term=raft.term, reject=True)
+        log = raft.log
+        known = _COMMITTED.pack(log.committed, log.term(log.committed) or 0)
+        raft.send(answer, message.sender, term=raft.term, reject=True, context=known)
+
+
+def _learn_commit(raft: Raft, message: Message) -> None:
+    """Rule 7. The logs agree up to an entry that both have (log matching)."""
+    if len(message.context) == _COMMITTED.size:
+        index, term = _COMMITTED.unpack(message.context)
+        raft.log.maybe_commit(term, index)
 
 
 def handle_vote_answer(raft: Raft, message: Message) -> None:
@@ -107,6 +125,8 @@ def handle_vote_answer(raft: Raft, message: Message) -> None:
     expected = MessageType.PRE_VOTE_RESP if preliminary else MessageType.VOTE_RESP
     if message.type is not expected:
         return
+    if message.reject:
+        _learn_commit(raft, message)
     tracker = raft.tracker
     tracker.record_vote(message.sender, not message.reject)
     result = tracker.decided(tracker.votes)
