@@ -99,8 +99,24 @@ def _put_all(txn: WriteTxn, request: rpc_pb2.TxnRequest) -> ApplyResult | None:
         if plain.lease or plain.prev_kv or plain.ignore_value or plain.ignore_lease:
             return None
         items.append((plain.key, plain.value, 0))
-    if not items:
-        return None
+    return _put_items(txn, items) if items else None
+
+
+def apply_puts(store: Store, items: list[Put]) -> ApplyResult:
+    """Run a transaction that only sets keys, as ``apply_txn`` would.
+
+    Raises:
+        ApiError: DUPLICATE_KEY if the request was not validated, with all changes
+            undone.
+        StorageError: the engine failed.
+    """
+    txn = store.begin()
+    if pairs:
+        return _put_items(txn, [(key, value, 0) for key, value in pairs])
+    return ApplyResult(txn.commit(), _SUCCEEDED)
+
+
+def _put_items(txn: WriteTxn, items: list[Put]) -> ApplyResult:
     try:
         txn.put_all(items)
     except ApiError:

@@ -9,8 +9,8 @@ of the log, row key and row of every change with
 
 Rules of this file:
 
-1. Memory is bounded. Which rows up to C were replaced after C is kept as one bit per
-   main revision, modulo the size of the bit field; a set bit is verified in the index.
+1. Memory is bounded. Which rows up to C were replaced later is kept in a bit field by
+   hash of key and main revision; a set bit is verified in the index.
 2. etcd leaves out the "newest change" rule when no key is alive at R: then everything
    that compaction left counts. So do we (``_bound``).
 3. A job reads pages of the log between which anything may happen; rows that it needs
@@ -20,6 +20,7 @@ Rules of this file:
 from __future__ import annotations
 
 from collections.abc import Callable
+from zlib import crc32
 
 import google_crc32c
 import msgspec
@@ -30,7 +31,7 @@ from revstore.mvcc.system import system_scan
 from revstore.mvcc.tables import LEASE_KEY, SYSTEM_KEYSPACES, log_key
 from revstore.types import Event
 
-_BITS_MAX = 1 << 26
+_BITS = 1 << 24
 _BUCKET = b"key"
 
 
@@ -63,14 +64,11 @@ class HashJob:
         self._crc = google_crc32c.extend(0, _BUCKET)
         self._position: Position | None = (0, 0)
         self._bound = revision
-        self._mask = 0
         self._replaced = bytearray()
         self._marking: Position | None = None
         self._result: HashResult | None = None
         if compact_revision > 0:
-            bits = min(_BITS_MAX, 1 << compact_revision.bit_length())
-            self._mask = bits - 1
-            self._replaced = bytearray(max(bits >> 3, 1))
+            self._replaced = bytearray(_BITS >> 3)
             # What compaction has not deleted yet counts as replaced, too.
             first = min(settled, compact_revision) + 1
             self._marking = (max(first, FIRST_CHANGE), 0)
@@ -118,10 +116,12 @@ class HashJob:
     def _mark(self, start: Position, rows: int) -> Position | None:
         page = read_page(self._layers, start, self._revision, rows)
         replaced = self._replaced
-        mask = self._mask
-        for pred in replaced_by(self._layers, page):
-            if 0 < pred <= self._compact:
-                replaced[(pred & mask) >> 3] |= 1 << (pred & 7)
+        compact = self._compact
+        preds = replaced_by(self._layers, page)
+        for event, pred in zip(page.events, preds, strict=True):
+            if 0 < pred <= compact:
+                bit = _bit(event.key, pred)
+                replaced[bit >> 3] |= 1 << (bit & 7)
         return page.resume
 
     def _any_kept(self) -> bool:
@@ -151,10 +151,14 @@ class HashJob:
     def _keeps(self, event: Event) -> bool:
         if event.deleted:
             return False
-        main = event.revision
-        if not self._replaced[(main & self._mask) >> 3] & 1 << (main & 7):
+        bit = _bit(event.key, event.revision)
+        if not self._replaced[bit >> 3] >> (bit & 7) & 1:
             return True
-        return not self._layers.changed_between(event.key, main, self._bound)
+        return not self._layers.changed_between(event.key, event.revision, self._bound)
+
+
+def _bit(key: bytes, main: int) -> int:
+    return (crc32(key) + main * 0x9E3779B1) & (_BITS - 1)
 
 
 def hash_all(layers: Layers, head: int) -> int:

@@ -12,6 +12,7 @@ Rules of this file:
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 
 from revstore.proto import kv_pb2
 from revstore.proto.varint import varint
@@ -90,12 +91,10 @@ def number_of(raw: bytes) -> int:
     return number
 
 
-_VERSION_AFTER = {bytes([number]): bytes([number + 1]) for number in range(127)}
-
-
+@lru_cache(maxsize=4096)
 def next_version(raw: bytes) -> bytes:
     """The varint that follows a version's varint."""
-    return _VERSION_AFTER.get(raw) or varint(number_of(raw) + 1)
+    return varint(number_of(raw) + 1)
 
 
 def fields_at(row: bytes) -> int:

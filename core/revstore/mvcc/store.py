@@ -150,7 +150,11 @@ class Store:
         return run_range(self._layers, query, asked, head)
 
     def range_chunks(
-        self, query: RangeQuery, rows: int = 1000, bytes_max: int = 4 << 20
+        self,
+        query: RangeQuery,
+        rows: int = 1000,
+        bytes_max: int = 4 << 20,
+        count: bool = True,
     ) -> Iterator[RangeResult]:
         """A range in key order in chunks of bounded size, all of one revision.
 
@@ -158,7 +162,8 @@ class Store:
         first chunk is asked for. Chunks may be consumed while writes, flushes and
         compactions go on. ``more`` is set on all chunks but the last, where it is what
         ``range`` would say; ``count`` is the number of keys in the range and is set on
-        the last chunk only. Sort and revision filters are not supported.
+        the last chunk only. Where ``limit`` ends the range, counting the rest takes time;
+        without ``count`` it is left out, and ``more`` means "perhaps". Sort and revision filters are not supported.
 
         Raises:
             UsageError: the query has a sort other than by key ascending, or a filter.
@@ -170,10 +175,10 @@ class Store:
             raise UsageError("range_chunks reads in key order and without filters")
         if query.min_create or query.max_create:
             raise UsageError("range_chunks reads in key order and without filters")
-        return self._chunks(query, rows, bytes_max)
+        return self._chunks(query, rows, bytes_max, count)
 
     def _chunks(
-        self, query: RangeQuery, rows: int, bytes_max: int
+        self, query: RangeQuery, rows: int, bytes_max: int, counted: bool
     ) -> Iterator[RangeResult]:
         asked = None if query.revision <= 0 else self._checked(query.revision)
         pinned = self.revision if asked is None else asked
@@ -191,14 +196,17 @@ class Store:
                 found, resume = self._layers.page(position, hi, at, step, bytes_max)
                 sent += len(found)
                 last = resume is None
+                more = False
                 count = sent
                 if limit and sent >= limit and resume is not None:
-                    count += self._layers.count(resume, hi, at)
-                    last = True
+                    last = more = True
+                    if counted:
+                        count += self._layers.count(resume, hi, at)
+                        more = count > sent
                 if query.keys_only:
                     found = [strip_value(row) for row in found]
                 if last:
-                    yield RangeResult(found, count > sent, count, self.revision)
+                    yield RangeResult(found, more, count, self.revision)
                     return
                 yield RangeResult(found, True, 0, self.revision)
                 assert resume is not None
