@@ -17,6 +17,7 @@ from revstore.api.replica import Tag
 from revstore.apply import kv, txn
 from revstore.apply.alarms import RANGE, Alarms
 from revstore.apply.cluster import Cluster
+from revstore.apply.puts import PlainPuts
 from revstore.auth.info import Identity
 from revstore.auth.store import AUTH_APPLY, AuthStore
 from revstore.errors import ApiError
@@ -50,7 +51,7 @@ class StateMachine:
             RANGE: lambda request: kv.apply_range(store, request),
             Tag.PUT: lambda request: kv.apply_put(store, request),
             Tag.DELETE_RANGE: lambda request: kv.apply_delete_range(store, request),
-            Tag.TXN: lambda request: txn.apply_txn(store, request),
+            Tag.TXN: self._apply_txn,
             Tag.COMPACTION: lambda request: kv.apply_compaction(store, request),
             Tag.LEASE_GRANT: lambda request: lease_apply.apply_grant(
                 store, lessor, request
@@ -74,6 +75,11 @@ class StateMachine:
     ) -> Apply:
         return lambda request: function(self.auth, request)
 
+    def _apply_txn(self, request: Any) -> ApplyResult:
+        if type(request) is PlainPuts:
+            return txn.apply_puts(self.store, request.items)
+        return txn.apply_txn(self.store, request)
+
     def _set_version(self, request: Any) -> ApplyResult:
         self.cluster.set_version(request.ver)
         return NOTHING
@@ -93,12 +99,23 @@ class StateMachine:
         if function is None:
             return NOTHING
         try:
-            if self.alarms.any:
-                refusal = self.alarms.refusal(tag, request)
+            if self.alarms.any or self.auth.enabled:
+                refusal = self._refusal(tag, request, info)
                 if refusal is not None:
                     return refusal
-            if self.auth.enabled:
-                self.auth.check_apply(info, tag, request)
             return function(request)
         except ApiError as exc:
             return exc
+
+    def _refusal(
+        self, tag: int, request: Any, info: Identity | None
+    ) -> ApiError | None:
+        """What rule 3 says before the request's own checks. Raises: ApiError."""
+        message = request.message() if type(request) is PlainPuts else request
+        if self.alarms.any:
+            refusal = self.alarms.refusal(tag, message)
+            if refusal is not None:
+                return refusal
+        if self.auth.enabled:
+            self.auth.check_apply(info, tag, message)
+        return None

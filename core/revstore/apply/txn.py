@@ -111,8 +111,8 @@ def apply_puts(store: Store, items: list[Put]) -> ApplyResult:
         StorageError: the engine failed.
     """
     txn = store.begin()
-    if pairs:
-        return _put_items(txn, [(key, value, 0) for key, value in pairs])
+    if items:
+        return _put_items(txn, items)
     return ApplyResult(txn.commit(), _SUCCEEDED)
 
 

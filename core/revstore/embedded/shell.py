@@ -20,9 +20,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
-
-from google.protobuf.message import Message
+from typing import Any, TypeVar
 
 from revstore import logs
 from revstore.errors import ApiError, PoisonedError, StorageError, Unavailable
@@ -94,7 +92,7 @@ class EmbeddedShell:
 
     # ----- requests
 
-    def commit(self, tag: int, payload: bytes, request: Message) -> ApplyResult:
+    def commit(self, tag: int, payload: bytes, request: Any) -> ApplyResult:
         """Have a request made durable and applied; returns what it produced.
 
         Raises:

@@ -16,6 +16,7 @@ from typing import Any, Self
 
 from revstore.api.replica import Tag
 from revstore.apply import validate
+from revstore.apply.puts import PlainPuts, check_puts
 from revstore.embedded.lease import Lease, grant_request, renew
 from revstore.embedded.settings import make_settings
 from revstore.embedded.shell import EmbeddedShell
@@ -37,9 +38,9 @@ from revstore.embedded.watch import Watcher
 from revstore.errors import ApiError, UsageError
 from revstore.mvcc.query import RangeQuery
 from revstore.node.bootstrap import open_member
+from revstore.node.replica import Replica
 from revstore.plugin.manager import PluginManager
 from revstore.proto import rpc_pb2
-from revstore.proto.varint import varint
 from revstore.types import ApplyResult
 
 ROWS_A_CHUNK = 1_000
@@ -100,7 +101,9 @@ class EmbeddedStore:
                 found = self._shell.replica.store.range(query)
             return map(decode_pair, found.kvs)
         with self._lock:
-            chunks = self._shell.replica.store.range_chunks(query, ROWS_A_CHUNK)
+            chunks = self._shell.replica.store.range_chunks(
+                query, ROWS_A_CHUNK, count=False
+            )
             first = next(chunks, None)
         return self._rows(first.kvs if first else [], chunks)
 
@@ -128,9 +131,7 @@ class EmbeddedStore:
     ) -> int:
         """How many keys a range has. Raises: as ``range``."""
         span = make_span(key, end, prefix)
-        query = RangeQuery(
-            key=span[0], end=span[1], revision=revision, count_only=True
-        )
+        query = RangeQuery(key=span[0], end=span[1], revision=revision, count_only=True)
         with self._lock:
             return self._shell.replica.store.range(query).count
 
@@ -168,25 +169,10 @@ class EmbeddedStore:
             ApiError: a key is given twice, or the pairs exceed a limit.
             StorageError: the disk failed.
         """
-        ops = []
-        for key, value in pairs:
-            raw_key, raw_value = to_bytes(key), to_bytes(value, "value")
-            put = b"".join(
-                (
-                    b"\x0a",
-                    varint(len(raw_key)),
-                    raw_key,
-                    b"\x12",
-                    varint(len(raw_value)),
-                    raw_value,
-                )
-            )
-            op = b"\x12" + varint(len(put)) + put
-            ops.append(b"\x12" + varint(len(op)) + op)
-        payload = b"".join(ops)
-        request = rpc_pb2.TxnRequest.FromString(payload)
-        validate.check_txn_request(request, self._shell.replica.max_txn_ops)
-        return self._shell.commit(Tag.TXN, payload, request).revision
+        items = [(to_bytes(key), to_bytes(value, "value"), 0) for key, value in pairs]
+        check_puts(items, self._shell.replica.max_txn_ops)
+        request = PlainPuts(items)
+        return self._shell.commit(Tag.TXN, request.payload, request).revision
 
     def delete(
         self,
@@ -303,6 +289,15 @@ class EmbeddedStore:
         return renew(self._shell, lease_id)
 
     # ----- the store itself
+
+    @property
+    def replica(self) -> Replica:
+        """The member behind the store, for tools; it is not for several threads.
+
+        Raises:
+            Unavailable: the store is closed.
+        """
+        return self._shell.replica
 
     @property
     def revision(self) -> int:

@@ -242,11 +242,14 @@ class Replica:
         self,
         tag: int,
         payload: bytes,
-        request: ProtoMessage,
+        request: Any,
         done: Done,
         info: Identity | None = None,
     ) -> None:
-        """Have a request agreed on, made durable and applied."""
+        """Have a request agreed on, made durable and applied.
+
+        ``request`` is the message that ``payload`` holds, or ``PlainPuts``.
+        """
         if self.stopped:
             done(self.stop_error())
             return
