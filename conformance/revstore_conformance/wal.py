@@ -278,10 +278,10 @@ def check_w08_a_failure_is_final(harness: WalHarness) -> None:
             assert len(told) == 1, told
             assert isinstance(told[0], StorageError), told
             tried = harness.sync_count()
-            expect(PoisonedError, lambda wal=wal: wal.append(None, entries_of(4, 1)))  # type: ignore[misc]
+            expect(PoisonedError, partial(wal.append, None, entries_of(4, 1)))
             expect(PoisonedError, wal.sync)
-            expect(PoisonedError, lambda wal=wal: wal.save_snapshot(SnapshotMeta(1, 1)))  # type: ignore[misc]
-            expect(PoisonedError, lambda wal=wal: wal.purge_to(0))  # type: ignore[misc]
+            expect(PoisonedError, partial(wal.save_snapshot, SnapshotMeta(1, 1)))
+            expect(PoisonedError, partial(wal.purge_to, 0))
             expect(StorageError, wal.close)
             assert harness.sync_count() == tried, "a failed sync was tried again"
             wal = harness.open()
@@ -337,7 +337,7 @@ def check_w09_a_marker_beyond_the_log_restarts_it(harness: WalHarness) -> None:
         assert (wal.first_index(), wal.last_index()) == (101, 100)
         assert wal.term(100) == 4
         assert wal.term(5) is None
-        expect(InvariantViolation, lambda wal=wal: wal.append(None, entries_of(6, 1)))  # type: ignore[misc]
+        expect(InvariantViolation, partial(wal.append, None, entries_of(6, 1)))
         wal.close()
         wal = harness.open()
     wal.append(None, entries_of(101, 3, term=4))
@@ -409,7 +409,7 @@ def check_read_honours_its_bounds(harness: WalHarness) -> None:
             assert len(got) >= min(bytes_max // 100, 101 - lo)
     assert wal.read(5, 5) == []
     for lo, hi in ((0, 5), (90, 102), (7, 6)):
-        expect(UsageError, lambda lo=lo, hi=hi: wal.read(lo, hi))  # type: ignore[misc]
+        expect(UsageError, partial(wal.read, lo, hi))
     wal.close()
 
 

@@ -112,10 +112,16 @@ class ModelledWal:
             self._offset += drop
 
     def save_snapshot(self, meta: SnapshotMeta) -> None:
-        """Save a marker; it is durable when the call returns."""
-        self.states.append(self.state.marked(meta))
+        """Save a marker; it is durable when the call returns.
+
+        One that is older than the newest says nothing new, so nothing need be durable.
+        """
+        before = self.state
+        self.states.append(before.marked(meta))
         position = self._offset + len(self.states) - 1
         self.must_wal().save_snapshot(meta)
+        if self.state is before:
+            return
         self._must_keep(position)
 
     def purge_to(self, index: int) -> None:
