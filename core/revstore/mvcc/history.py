@@ -22,12 +22,14 @@ from revstore.mvcc.tables import (
     MAIN_END,
     index_bound,
     index_prefix,
-    key_of_index_prefix,
-    log_key,
+    key_of_index_row,
+    log_suffix,
 )
 
 _CHUNK = 1000
 _ROWS_CHUNK = 128
+
+_FIRST_PUT = log_suffix(0, False)
 
 Found = tuple[bytes, bytes]
 """Key and its row key in LOG."""
@@ -125,11 +127,12 @@ def _pick(
 
 def _live(row_key: bytes, value: bytes) -> Found | None:
     """Key and LOG row of an INDEX row, None for a tombstone."""
+    key = key_of_index_row(row_key)
+    if value[-1] == 0:
+        # A varint ends in zero only if it is zero: sub 0 and no tombstone.
+        return key, row_key[-8:] + _FIRST_PUT
     _, sub, deleted = decode_change(value)
-    if deleted:
-        return None
-    main = int.from_bytes(row_key[-8:], "big")
-    return key_of_index_prefix(row_key[:-8]), log_key(main, sub, False)
+    return None if deleted else (key, row_key[-8:] + log_suffix(sub, False))
 
 
 def rows_of(snapshot: Snapshot, found: list[Found]) -> list[bytes]:

@@ -101,7 +101,7 @@ class Layers:
         """The live rows of [lo, hi) in key order; revision None is the head.
 
         Stops after ``limit`` rows or once the rows have ``bytes_max`` bytes; 0 means
-        "no bound".
+        "no bound". With ``bytes_max`` a page may also be short for no visible reason.
         """
         if revision is not None and revision < self.base:
             return self._page_below_base(lo, hi, revision, limit, bytes_max)
@@ -237,4 +237,8 @@ class Layers:
                 size += sum(map(len, got))
                 if (limit and len(rows) >= limit) or (bytes_max and size >= bytes_max):
                     return rows, part[-1][0] + b"\x00"
+            if bytes_max:
+                # A page may be short; going on would read index rows that the next
+                # page reads again.
+                return rows, found[-1][0] + b"\x00"
         return rows, None

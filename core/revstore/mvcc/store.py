@@ -74,6 +74,13 @@ class Store:
         """
         self._backend = backend
         self._options = options = options or StoreOptions()
+        self._level = min(Durability.SYNC, backend.capabilities.durability_max)
+        self._closed = False
+        self._load()
+
+    def _load(self) -> None:
+        """Begin with what the backend holds. Raises: as ``__init__``."""
+        backend, options = self._backend, self._options
         snapshot = backend.snapshot()
         try:
             row = snapshot.get(META, STATE_KEY)
@@ -97,14 +104,26 @@ class Store:
         self._drained = 0
         self._undrained: list[Event] = []
         self._failure: BaseException | None = None
-        self._level = min(Durability.SYNC, backend.capabilities.durability_max)
         self._compactor = Compactor(
             self._layers,
             state,
             options.compaction_batch_limit,
             options.compaction_hashes,
         )
-        self._closed = False
+
+    def reload(self) -> None:
+        """Begin anew with what the backend holds, after somebody else replaced it.
+
+        What was not flushed is dropped. Iterators over ranges and hashes that are
+        under way must not be used any more.
+
+        Raises:
+            FormatError: a newer revstore wrote the data.
+            StorageError: the engine failed.
+        """
+        old = self._layers.snapshot
+        self._load()
+        old.close()
 
     @property
     def compact_revision(self) -> int:

@@ -84,14 +84,14 @@ def index_key(key: bytes, main: int) -> bytes:
     return key.replace(b"\x00", _ESCAPED_ZERO) + _TERMINATOR + main.to_bytes(8, "big")
 
 
-def key_of_index_prefix(prefix: bytes) -> bytes:
-    """The inverse of ``index_prefix``."""
-    return prefix[:-2].replace(_ESCAPED_ZERO, b"\x00")
+def key_of_index_row(row_key: bytes) -> bytes:
+    """The user key of a row of INDEX."""
+    return row_key[:-10].replace(_ESCAPED_ZERO, b"\x00")
 
 
 def decode_index_key(row_key: bytes) -> tuple[bytes, int]:
     """The inverse of ``index_key``."""
-    return key_of_index_prefix(row_key[:-8]), int.from_bytes(row_key[-8:], "big")
+    return key_of_index_row(row_key), int.from_bytes(row_key[-8:], "big")
 
 
 def lease_key_prefix(lease: int) -> bytes:
