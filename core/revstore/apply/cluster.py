@@ -10,7 +10,8 @@ from __future__ import annotations
 import json
 from struct import pack
 
-from revstore.errors import CorruptionError
+from revstore.api import errors
+from revstore.errors import ApiError, CorruptionError
 from revstore.interfaces.consensus import (
     ConfChange,
     ConfChangeSingle,
@@ -101,6 +102,18 @@ def decode_conf_change(entry: Entry) -> ConfChange:
     )
 
 
+def decode_conf_state(row: bytes) -> ConfState:
+    """The stored membership of consensus."""
+    stored = raft_pb2.ConfState.FromString(row)
+    return ConfState(
+        tuple(stored.voters),
+        tuple(stored.learners),
+        tuple(stored.voters_outgoing),
+        tuple(stored.learners_next),
+        stored.auto_leave,
+    )
+
+
 class Cluster:
     """The membership as of the last applied entry."""
 
@@ -138,16 +151,7 @@ class Cluster:
     def conf_state(self) -> ConfState | None:
         """The membership of consensus at the applied index, None before the first."""
         row = self._store.system_get(tables.CLUSTER, CONF)
-        if row is None:
-            return None
-        stored = raft_pb2.ConfState.FromString(row)
-        return ConfState(
-            tuple(stored.voters),
-            tuple(stored.learners),
-            tuple(stored.voters_outgoing),
-            tuple(stored.learners_next),
-            stored.auto_leave,
-        )
+        return None if row is None else decode_conf_state(row)
 
     def set_conf_state(self, conf: ConfState) -> None:
         """Remember consensus' membership together with the applied index."""
@@ -161,14 +165,49 @@ class Cluster:
         row = message.SerializeToString()
         self._store.system_put(tables.CLUSTER, CONF, row)
 
+    def refusal(self, change: ConfChange) -> ApiError | None:
+        """Why a committed change does not fit the membership it meets, or None.
+
+        Two changes may be proposed at once; the second one is judged only here.
+        """
+        described = parse_member_context(change.context)
+        for step in change.changes:
+            known = self.member(step.node_id)
+            if self.is_removed(step.node_id):
+                return errors.MEMBER_NOT_FOUND
+            if step.type in (ConfChangeType.REMOVE_NODE, ConfChangeType.UPDATE_NODE):
+                if known is None:
+                    return errors.MEMBER_NOT_FOUND
+            elif known is not None and not known.raft_attributes.is_learner:
+                return errors.MEMBER_EXIST
+            if described is not None and self._urls_taken(described):
+                return errors.PEER_URL_EXIST
+        return None
+
+    def _urls_taken(self, described: membership_pb2.Member) -> bool:
+        wanted = set(described.raft_attributes.peer_urls)
+        return any(
+            wanted & set(member.raft_attributes.peer_urls)
+            for member in self.members()
+            if member.ID != described.ID
+        )
+
     def apply_change(self, change: ConfChange) -> None:
         """Add, update, promote or remove members as a committed change says."""
         described = parse_member_context(change.context)
         for step in change.changes:
             if step.type == ConfChangeType.REMOVE_NODE:
                 self._remove(step.node_id)
-            elif described is not None and step.node_id == described.ID:
-                self._merge(described, step.type == ConfChangeType.ADD_LEARNER_NODE)
+                continue
+            member = self.member(step.node_id)
+            if described is not None and step.node_id == described.ID:
+                member = self._described(member, described)
+            if member is None:
+                continue
+            if step.type != ConfChangeType.UPDATE_NODE:
+                learner = step.type == ConfChangeType.ADD_LEARNER_NODE
+                member.raft_attributes.is_learner = learner
+            self._save(member)
 
     def set_attributes(
         self, request: membership_pb2.ClusterMemberAttrSetRequest
@@ -188,16 +227,16 @@ class Cluster:
         row = self._store.system_get(tables.CLUSTER, VERSION)
         return "" if row is None else row.decode()
 
-    def _merge(self, described: membership_pb2.Member, learner: bool) -> None:
-        known = self.member(described.ID)
+    def _described(
+        self, known: membership_pb2.Member | None, described: membership_pb2.Member
+    ) -> membership_pb2.Member:
+        """A new member, or a known one with the peer URLs that the change gives it."""
         if known is None:
-            known = described
-        elif described.raft_attributes.peer_urls:
-            urls = described.raft_attributes.peer_urls
+            return described
+        if described.raft_attributes.peer_urls:
             del known.raft_attributes.peer_urls[:]
-            known.raft_attributes.peer_urls.extend(urls)
-        known.raft_attributes.is_learner = learner
-        self._save(known)
+            known.raft_attributes.peer_urls.extend(described.raft_attributes.peer_urls)
+        return known
 
     def _remove(self, member_id: int) -> None:
         packed = pack(">Q", member_id)

@@ -40,6 +40,7 @@ from revstore.node.datadir import DataDir
 from revstore.node.replica import Parts, Replica
 from revstore.node.settings import MemberSettings
 from revstore.node.shell import Shell
+from revstore.node.snapshots import FileInbox, Inbox, finish_install
 from revstore.plugin.manager import PluginManager
 from revstore.proto import membership_pb2
 from revstore.types import ApplyResult, ConfState, Entry, HardState
@@ -101,6 +102,8 @@ def open_member(
             dict(settings.wal.options),
         )
         opened.append(wal.close)
+        inbox = FileInbox(directory.path / "member" / "snapshot.in")
+        finish_install(backend, wal, inbox)
         store = Store(
             backend,
             StoreOptions(
@@ -109,7 +112,16 @@ def open_member(
             ),
         )
         replica = _join(
-            settings, plugins, shell, random, unix_time, backend, wal, store, initial
+            settings,
+            plugins,
+            shell,
+            random,
+            unix_time,
+            backend,
+            wal,
+            store,
+            inbox,
+            initial,
         )
     except BaseException:
         for close in reversed(opened):
@@ -127,6 +139,7 @@ def _join(
     backend: Backend,
     wal: Wal,
     store: Store,
+    inbox: Inbox,
     initial: list[membership_pb2.Member],
 ) -> Replica:
     recovery = wal.recovery()
@@ -162,6 +175,10 @@ def _join(
         ),
         random=random,
     )
+
+    def wall_now() -> float:
+        return unix_time + shell.clock.now() - started
+
     auth = AuthStore(
         store,
         clock=shell.clock,
@@ -169,11 +186,11 @@ def _join(
         token_ttl_s=settings.auth_token_ttl_s,
         bcrypt_cost=settings.bcrypt_cost,
         auth_token=settings.auth_token,
-        wall_now=lambda: unix_time + shell.clock.now() - started,
+        wall_now=wall_now,
     )
     seed = own_id ^ (int(unix_time * 1000) << 20)
-    parts = Parts(backend, store, wal, consensus, hub, lessor, auth)
-    return Replica(settings, parts, shell, own_id, cluster_id, seed)
+    parts = Parts(backend, store, wal, consensus, hub, lessor, auth, inbox)
+    return Replica(settings, parts, shell, own_id, cluster_id, seed, wall_now)
 
 
 def initial_members(settings: MemberSettings) -> list[membership_pb2.Member]:

@@ -29,10 +29,6 @@ if TYPE_CHECKING:
 
 LOG = logs.get(__name__)
 
-LEASE_ROUND_S = 0.5
-LEASE_ROUND_MAX = 500
-REVOKES_PENDING_MAX = 16
-
 
 class Housekeeping:
     """The background work of one replica."""
@@ -46,8 +42,7 @@ class Housekeeping:
         """What the engine occupied when it was last asked."""
         self._compacting = False
         self._hub_scheduled = False
-        self._next_lease_round = 0.0
-        self._revoking: set[int] = set()
+        self._confirming_leadership = False
         self._no_space_raised = False
         self._purged_to = replica.wal.recovery().snapshot.index
         self._auto: AutoCompactor | None = None
@@ -70,17 +65,12 @@ class Housekeeping:
             self._compacting = True
             self._replica.shell.schedule(self._compact)
 
-    def leader_began(self) -> None:
-        """This member leads and has applied the first entry of its term."""
-        self._next_lease_round = self._replica.clock.now()
-
     def tick(self, now: float) -> None:
         """Work that depends on time."""
         self.size_bytes = self._store.size_bytes
         self.after_apply()
-        if self._replica.is_leader and now >= self._next_lease_round:
-            self._next_lease_round = now + LEASE_ROUND_S
-            self._expire_leases()
+        if self._replica.is_leader:
+            self._expire_leases(now)
         if self._auto is not None and self._replica.is_leader:
             self._compact_automatically(self._auto, now)
         deadline = self._replica.hub.next_deadline()
@@ -90,7 +80,8 @@ class Housekeeping:
     # ----- flushing and purging
 
     def _start_flush(self) -> None:
-        if self._flushing is not None or self._replica.stopped:
+        replica = self._replica
+        if self._flushing is not None or replica.stopped or replica.installing:
             return
         lag = self._store.applied_index - self._store.durable_index
         job = self._store.begin_flush(sync=lag >= self._replica.settings.snapshot_count)
@@ -103,6 +94,8 @@ class Housekeeping:
     def _flushed(self, result: Exception | None) -> None:
         job, self._flushing = self._flushing, None
         assert job is not None
+        if self._replica.installing:
+            return
         try:
             self._store.end_flush(job)
             self._purge()
@@ -195,36 +188,47 @@ class Housekeeping:
         if more:
             self._hub_has_work()
 
-    def _expire_leases(self) -> None:
-        room = REVOKES_PENDING_MAX - len(self._revoking)
-        if room <= 0:
+    def _expire_leases(self, now: float) -> None:
+        """Revoke what is over, once it is sure that this member still leads.
+
+        A leader that was paused may have been replaced without knowing; revoking then
+        would take leases that its successor has renewed (etcd #15247).
+        """
+        deadline = self._replica.lessor.next_deadline()
+        if deadline is None or deadline > now or self._confirming_leadership:
             return
-        for lease in self._replica.lessor.expired(LEASE_ROUND_MAX):
-            if lease in self._revoking:
-                continue
-            self._revoking.add(lease)
-            self._replica.propose_internal(
-                Tag.LEASE_REVOKE,
-                rpc_pb2.LeaseRevokeRequest(ID=lease),
-                self._revoked(lease),
+        self._confirming_leadership = True
+        self._replica.read(self._revoke_expired)
+
+    def _revoke_expired(self, error: ApiError | None) -> None:
+        self._confirming_leadership = False
+        replica = self._replica
+        if error is not None or not replica.is_leader or replica.stopped:
+            return
+        for lease in replica.lessor.expired():
+            request = rpc_pb2.LeaseRevokeRequest(ID=lease)
+            replica.propose_internal(Tag.LEASE_REVOKE, request, self._revoked(lease))
+        checkpoints = replica.lessor.checkpoints()
+        if checkpoints:
+            checkpoint = rpc_pb2.LeaseCheckpointRequest(checkpoints=checkpoints)
+            replica.propose_internal(
+                Tag.LEASE_CHECKPOINT, checkpoint, lambda result: None
             )
-            room -= 1
-            if room == 0:
-                break
 
     def _revoked(self, lease: int) -> Callable[[ApplyResult | ApiError], None]:
         def done(result: ApplyResult | ApiError) -> None:
-            self._revoking.discard(lease)
-            if isinstance(result, ApiError) and result != errors.LEASE_NOT_FOUND:
-                LOG.warn("lease not revoked", lease=lease, error=result.message)
-            elif len(self._revoking) < REVOKES_PENDING_MAX // 2:
-                self._replica.shell.schedule(self._next_lease_batch)
+            if isinstance(result, ApiError):
+                self._replica.lessor.revoke_failed(lease)
+                if result != errors.LEASE_NOT_FOUND:
+                    LOG.warn("lease not revoked", lease=lease, error=result.message)
+            else:
+                self._replica.shell.schedule(self._next_leases)
 
         return done
 
-    def _next_lease_batch(self) -> None:
+    def _next_leases(self) -> None:
         if self._replica.is_leader and not self._replica.stopped:
-            self._expire_leases()
+            self._expire_leases(self._replica.clock.now())
 
     # ----- space
 

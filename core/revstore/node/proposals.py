@@ -4,6 +4,7 @@ Rules of this file:
 
 1. A waiter is found by the index its entry got; it gets the entry's result only if the
    term matches too. Another term at that index means that the proposal was lost.
+   Where the entry was forwarded to the leader it is found by its request id.
 2. Every waiter hears exactly once.
 """
 
@@ -13,6 +14,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from revstore.api import errors
+from revstore.apply import entries
 from revstore.auth.info import Identity
 from revstore.errors import ApiError
 from revstore.types import ApplyResult
@@ -45,9 +47,10 @@ class Proposals:
 
     def __init__(self) -> None:
         self._by_index: dict[int, Waiting] = {}
+        self._forwarded: dict[int, Waiting] = {}
 
     def __len__(self) -> int:
-        return len(self._by_index)
+        return len(self._by_index) + len(self._forwarded)
 
     def add(
         self, term: int, first_index: int, batch: list[Proposal], deadline: float
@@ -62,6 +65,17 @@ class Proposals:
                 lost.proposal.done(errors.LEADER_CHANGED)
             index += 1
 
+    def add_forwarded(self, batch: list[Proposal], deadline: float) -> None:
+        """The batch went to the leader: its entries are known by their request ids."""
+        for proposal in batch:
+            request_id = entries.decode(proposal.data).request_id
+            self._forwarded[request_id] = Waiting(0, proposal, deadline)
+
+    def take_forwarded(self, request_id: int) -> Proposal | None:
+        """The proposal that was forwarded under an id, now that it is applied."""
+        waiting = self._forwarded.pop(request_id, None)
+        return None if waiting is None else waiting.proposal
+
     def take(self, index: int, term: int) -> Proposal | None:
         """The proposal whose entry is applied now, if it is one of ours."""
         waiting = self._by_index.pop(index, None)
@@ -74,16 +88,18 @@ class Proposals:
 
     def expire(self, now: float, error: ApiError) -> None:
         """Tell those whose time is up; their entries may still be applied later."""
-        late = []
-        for index, waiting in self._by_index.items():
-            if waiting.deadline > now:
-                break
-            late.append(index)
-        for index in late:
-            self._by_index.pop(index).proposal.done(error)
+        for table in (self._by_index, self._forwarded):
+            late = []
+            for key, waiting in table.items():
+                if waiting.deadline > now:
+                    break
+                late.append(key)
+            for key in late:
+                table.pop(key).proposal.done(error)
 
     def fail_all(self, error: ApiError) -> None:
         """Tell everybody that the outcome will not be known here."""
-        waiting, self._by_index = self._by_index, {}
-        for item in waiting.values():
+        waiting = [*self._by_index.values(), *self._forwarded.values()]
+        self._by_index, self._forwarded = {}, {}
+        for item in waiting:
             item.proposal.done(error)

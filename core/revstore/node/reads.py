@@ -19,8 +19,10 @@ Finished = Callable[[ApiError | None], None]
 class Reads:
     """Reads on their way to being served."""
 
-    def __init__(self, consensus: Consensus) -> None:
+    def __init__(self, consensus: Consensus, member_id: int) -> None:
+        """``member_id`` makes the contexts differ between members."""
         self._consensus = consensus
+        self._member_id = member_id
         self._asked: list[Finished] = []
         self._unconfirmed: dict[bytes, tuple[list[Finished], float]] = {}
         self._unapplied: deque[tuple[int, Finished]] = deque()
@@ -43,7 +45,7 @@ class Reads:
             return
         batch, self._asked = self._asked, []
         self._number += 1
-        context = pack(">Q", self._number)
+        context = pack(">QQ", self._member_id, self._number)
         try:
             self._consensus.read_index(context)
         except ProposalDropped:

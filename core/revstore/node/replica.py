@@ -18,17 +18,17 @@ Rules of this file:
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from google.protobuf.message import Message as ProtoMessage
 
 from revstore import logs
 from revstore.api import errors
-from revstore.api.replica import MemberChange, ReplicaStatus, SnapshotReady, Tag
+from revstore.api.replica import MemberChange, SnapshotReady, Tag
 from revstore.apply import entries
 from revstore.apply.alarms import Alarms
-from revstore.apply.cluster import Cluster, decode_conf_change
+from revstore.apply.cluster import Cluster
 from revstore.apply.dispatch import StateMachine
 from revstore.auth.info import AuthInfo, Identity
 from revstore.auth.permissions import ROOT
@@ -38,23 +38,27 @@ from revstore.interfaces.backend import Backend
 from revstore.interfaces.consensus import (
     Consensus,
     Message,
+    MessageType,
+    Persist,
     ProposalDropped,
     Ready,
     Role,
+    Snapshot,
 )
 from revstore.interfaces.ports import Clock
 from revstore.interfaces.wal import Wal
 from revstore.lease.lessor import Lessor
 from revstore.mvcc.store import Store
+from revstore.node.facts import ReplicaFacts
 from revstore.node.headers import Headers
 from revstore.node.housekeeping import Housekeeping
+from revstore.node.membership import Membership
 from revstore.node.proposals import Done, Proposal, Proposals
 from revstore.node.reads import Finished, Reads
 from revstore.node.settings import MemberSettings
 from revstore.node.shell import Shell
-from revstore.proto import rpc_pb2
-from revstore.types import Entry, EntryType
-from revstore.version import ETCD_API_VERSION
+from revstore.node.snapshots import Inbox, Snapshots
+from revstore.types import ApplyResult, Entry, EntryType
 from revstore.watch.hub import WatchHub
 
 LOG = logs.get(__name__)
@@ -78,6 +82,7 @@ class Parts:
         hub: WatchHub,
         lessor: Lessor,
         auth: AuthStore,
+        inbox: Inbox,
     ) -> None:
         self.backend = backend
         self.store = store
@@ -86,9 +91,10 @@ class Parts:
         self.hub = hub
         self.lessor = lessor
         self.auth = auth
+        self.inbox = inbox
 
 
-class Replica:
+class Replica(ReplicaFacts):
     """One member; see the module's rules. Satisfies ``revstore.api.replica.Replica``."""
 
     def __init__(
@@ -99,6 +105,7 @@ class Replica:
         member_id: int,
         cluster_id: int,
         request_id_seed: int,
+        wall_now: Callable[[], float],
     ) -> None:
         self.settings = settings
         self.backend = parts.backend
@@ -121,6 +128,12 @@ class Replica:
         self.failure: Exception | None = None
         self.role = Role.FOLLOWER
         self.leader = 0
+        self.installing = False
+        """Whether a snapshot is being taken over."""
+        self.removed = False
+        """Whether this member was removed from its cluster."""
+        self.wall_now = wall_now
+        """Seconds since 1970; only ids of new members depend on it."""
         self.send: Callable[[Sequence[Message]], None] | None = None
         """Where messages to other members go; set by whoever has peers."""
         status = parts.consensus.status()
@@ -132,109 +145,18 @@ class Replica:
         self._encoder = entries.RequestEncoder(request_id_seed)
         self._queue: list[Proposal] = []
         self._waiting = Proposals()
-        self.reads = Reads(parts.consensus)
+        self.reads = Reads(parts.consensus, member_id)
+        self.membership = Membership(self)
+        self.snapshots = Snapshots(self, parts.inbox)
         self._to_apply: deque[Entry] = deque()
         self._unsent: deque[tuple[int, tuple[Message, ...]]] = deque()
         self._durable = 0
         self._reported = 0
         self._log_error: StorageError | None = None
+        self._answers: list[tuple[Proposal, ApplyResult | ApiError]] = []
         self._when_idle: list[Callable[[], None]] = []
         self._pumping = False
         self.housekeeping = Housekeeping(self)
-
-    # ----- facts that the services ask for
-
-    @property
-    def name(self) -> str:
-        """The member's configured name."""
-        return self.settings.name
-
-    @property
-    def max_txn_ops(self) -> int:
-        """Operations allowed in one transaction."""
-        return self.settings.max_txn_ops
-
-    @property
-    def max_request_bytes(self) -> int:
-        """Largest proposal in bytes."""
-        return self.settings.max_request_bytes
-
-    @property
-    def quota_bytes(self) -> int:
-        """Bound on the backend's size in bytes; 0 or less means none."""
-        return self.settings.quota_bytes
-
-    @property
-    def strict_reconfig_check(self) -> bool:
-        """Whether changes that endanger the quorum are refused."""
-        return self.settings.strict_reconfig_check
-
-    @property
-    def multi_member(self) -> bool:
-        """Whether the consensus plugin can have more than one member."""
-        return self.consensus.capabilities.multi_member
-
-    @property
-    def is_leader(self) -> bool:
-        """Whether this member leads."""
-        return self.role == Role.LEADER
-
-    @property
-    def is_learner(self) -> bool:
-        """Whether this member does not vote."""
-        return self.member_id in self.consensus.status().conf_state.learners
-
-    @property
-    def applied(self) -> int:
-        """Index of the last applied entry."""
-        return self._applied
-
-    @property
-    def term(self) -> int:
-        """The current term."""
-        return self._term
-
-    @property
-    def cluster_version(self) -> str:
-        """Version that the members agreed on."""
-        return self.cluster.version() or ETCD_API_VERSION
-
-    def members(self) -> list[rpc_pb2.Member]:
-        """All members, ordered by id."""
-        return self.cluster.api_members()
-
-    def header(self, revision: int = 0) -> bytes:
-        """The tagged bytes of a response's header."""
-        return self._headers.with_revision(revision or self.store.revision)
-
-    def header_no_revision(self) -> bytes:
-        """The same without a revision."""
-        return self._headers.without_revision()
-
-    def authenticate(self, metadata: Mapping[str, str]) -> AuthInfo | None:
-        """Who the metadata's token belongs to. Raises: ApiError."""
-        return self.auth.authenticate(metadata)
-
-    def status(self) -> ReplicaStatus:
-        """The member as seen from outside."""
-        found = [] if self.leader else [errors.NO_LEADER.message]
-        found += [
-            f"memberID:{alarm.memberID} alarm:{rpc_pb2.AlarmType.Name(alarm.alarm)} "
-            for alarm in self.alarms.members()
-        ]
-        return ReplicaStatus(
-            version=ETCD_API_VERSION,
-            db_size=self.store.size_bytes,
-            db_size_in_use=self.store.size_in_use_bytes,
-            leader=self.leader,
-            raft_index=self._commit,
-            raft_term=self._term,
-            raft_applied_index=self._applied,
-            errors=tuple(found),
-            is_learner=self.is_learner,
-            storage_version=ETCD_API_VERSION.rsplit(".", 1)[0] + ".0",
-            quota=self.quota_bytes,
-        )
 
     # ----- requests
 
@@ -293,12 +215,29 @@ class Replica:
         return False
 
     def change_members(self, change: MemberChange, done: Finished) -> None:
-        """Refused until the consensus plugin can have more than one member."""
-        done(errors.bad_request("this member's consensus has a fixed membership"))
+        """Have a membership change agreed on."""
+        if self.stopped:
+            done(self.stop_error())
+        else:
+            self.membership.change(change, done)
 
     def transfer_leader(self, target: int, done: Finished) -> None:
         """Hand leadership to another voter."""
-        done(errors.BAD_LEADER_TRANSFEREE)
+        if self.stopped:
+            done(self.stop_error())
+        else:
+            self.membership.transfer(target, done)
+
+    def receive(self, messages: Sequence[Message]) -> None:
+        """Take messages of other members, in order."""
+        if self.stopped:
+            return
+        for message in messages:
+            try:
+                self.consensus.step(message)
+            except ProposalDropped:
+                LOG.debug("a forwarded proposal was dropped", sender=message.sender)
+        self.shell.request_pump()
 
     def defragment(self, done: Finished) -> None:
         """Give free space back in the background while serving goes on."""
@@ -339,7 +278,7 @@ class Replica:
             if self._queue:
                 self._propose_queue()
             self.reads.confirm(self.clock.now() + self.settings.request_timeout_s)
-            if not consensus.has_ready():
+            if self.installing or not consensus.has_ready():
                 break
             self._handle(consensus.ready())
         if self._to_apply:
@@ -368,7 +307,9 @@ class Replica:
                 proposal.done(error)
             return
         deadline = self.clock.now() + self.settings.request_timeout_s
-        if place is not None:
+        if place is None:
+            self._waiting.add_forwarded(batch, deadline)
+        else:
             self._waiting.add(place[0], place[1], batch, deadline)
 
     def _handle(self, ready: Ready) -> None:
@@ -382,11 +323,10 @@ class Replica:
                 self._unsent.append(item)
             if persist.hard_state is not None:
                 self._set_term(persist.hard_state.term)
-            self.wal.append(
-                persist.hard_state,
-                persist.entries,
-                self._on_durable(persist.sequence),
-            )
+            if persist.snapshot is not None:
+                self._take_over(persist, persist.snapshot)
+            else:
+                self._append(persist)
         elif ready.messages_after_persist:
             self._send(ready.messages_after_persist)
         for state in ready.read_states:
@@ -408,8 +348,43 @@ class Replica:
         return on_durable
 
     def _send(self, messages: Sequence[Message]) -> None:
-        if messages and self.send is not None:
-            self.send(messages)
+        send = self.send
+        if not messages or send is None:
+            return
+        plain = [one for one in messages if one.type is not MessageType.SNAP]
+        for message in messages if len(plain) < len(messages) else ():
+            if message.type is MessageType.SNAP:
+                self.snapshots.fill(message, lambda filled: send((filled,)))
+        send(plain)
+
+    def _append(self, persist: Persist) -> None:
+        self.wal.append(
+            persist.hard_state, persist.entries, self._on_durable(persist.sequence)
+        )
+
+    def _take_over(self, persist: Persist, snapshot: Snapshot) -> None:
+        """Everything up to the snapshot's index is replaced by what it holds.
+
+        It goes through the thread that flushes, behind a flush that is running; until
+        it is done nothing else of consensus is handled.
+        """
+        self.installing = True
+        self._to_apply.clear()
+
+        def written(result: Exception | None) -> None:
+            if self.stopped:
+                return
+            if isinstance(result, Exception):
+                self.fail(result)
+                return
+            self.snapshots.adopt(snapshot)
+            self.installing = False
+            self._applied = snapshot.meta.index
+            self._commit = max(self._commit, self._applied)
+            self._append(persist)
+            self.shell.request_pump()
+
+        self.shell.run_in_thread(lambda: self.snapshots.write(snapshot), written)
 
     def _set_term(self, term: int) -> None:
         if term != self._term:
@@ -424,6 +399,7 @@ class Replica:
         self._set_term(self.consensus.status().term)
         if was_leader and not self.is_leader:
             self.lessor.demote()
+        self.membership.leader_changed(self.leader)
         LOG.info(
             "role changed",
             role=str(self.role),
@@ -442,7 +418,7 @@ class Replica:
             index, term = entry.index, entry.term
             proposal = take(index, term)
             if entry.type is not EntryType.NORMAL:
-                self._apply_conf_change(entry)
+                self.membership.apply(entry)
                 store.set_applied(index, term)
             elif proposal is not None:
                 result = machine(proposal.tag, proposal.request, proposal.info)
@@ -453,6 +429,8 @@ class Replica:
                 self._apply_foreign(entry)
                 store.set_applied(index, term)
             self._applied = index
+            if self._answers:
+                self._answer()
         if count:
             self.consensus.applied(self._applied)
             self.hub.notify(store.drain_events())
@@ -466,23 +444,25 @@ class Replica:
             self._term_began(entry)
             return
         decoded = entries.decode(entry.data)
-        if decoded.request is not None:
-            info = None
-            if decoded.username:
-                info = AuthInfo(decoded.username, decoded.auth_revision)
-            self.machine.apply(decoded.tag, decoded.request, info)
+        if decoded.request is None:
+            return
+        info = None
+        if decoded.username:
+            info = AuthInfo(decoded.username, decoded.auth_revision)
+        result = self.machine.apply(decoded.tag, decoded.request, info)
+        proposal = self._waiting.take_forwarded(decoded.request_id)
+        if proposal is not None:
+            self._answers.append((proposal, result))
+
+    def _answer(self) -> None:
+        answers, self._answers = self._answers, []
+        for proposal, result in answers:
+            proposal.done(result)
 
     def _term_began(self, entry: Entry) -> None:
         """The empty first entry of a term: its leader takes over the leases."""
         if self.is_leader and entry.term == self._term:
             self.lessor.promote(self.settings.election_timeout_s)
-            self.housekeeping.leader_began()
-
-    def _apply_conf_change(self, entry: Entry) -> None:
-        change = decode_conf_change(entry)
-        conf = self.consensus.apply_conf_change(change)
-        self.cluster.apply_change(change)
-        self.cluster.set_conf_state(conf)
 
     # ----- time and end
 
@@ -494,8 +474,16 @@ class Replica:
         self.consensus.tick()
         self._waiting.expire(now, errors.TIMEOUT)
         self.reads.expire(now)
+        self.membership.expire(now)
         self.housekeeping.tick(now)
         self.pump()
+
+    def was_removed(self) -> None:
+        """This member does not belong to the cluster any more: it stops, and says so."""
+        if not self.removed:
+            self.removed = True
+            LOG.warn("this member was removed from the cluster; it stops")
+            self.shell.schedule(self.stop)
 
     def fail(self, error: Exception) -> None:
         """A storage failure or a broken invariant: stop answering (rule 4)."""
@@ -515,6 +503,7 @@ class Replica:
             proposal.done(error)
         self._waiting.fail_all(error)
         self.reads.fail_all(error)
+        self.membership.fail_all(error)
         self._tell_idle()
 
     def stop_error(self) -> ApiError:

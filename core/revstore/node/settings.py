@@ -41,6 +41,7 @@ class MemberSettings(msgspec.Struct, frozen=True, kw_only=True):
     quota_bytes: int = 2 * 1024**3
     """Bound on the backend's size; 0 or less: none."""
     strict_reconfig_check: bool = True
+    max_learners: int = 1
     heartbeat_s: float = 0.1
     election_timeout_s: float = 1.0
     snapshot_count: int = 10_000
