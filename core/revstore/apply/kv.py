@@ -110,15 +110,33 @@ def query_of(request: rpc_pb2.RangeRequest) -> RangeQuery:
 
 
 def check_put(store: Store, txn: WriteTxn, request: rpc_pb2.PutRequest) -> None:
-    """What a put needs from the store; within a transaction, from before it.
+    """What a put on its own needs from the store: first its lease, then its key.
 
     Raises:
         ApiError: LEASE_NOT_FOUND or KEY_NOT_FOUND.
         StorageError: the engine failed.
     """
-    lease = request.lease
-    if lease and not store.lease_exists(lease):
+    _check_lease(store, request)
+    _check_previous(txn, request)
+
+
+def check_txn_put(store: Store, txn: WriteTxn, request: rpc_pb2.PutRequest) -> None:
+    """What a put of a transaction needs from before it: first its key, as in etcd.
+
+    Raises:
+        ApiError: KEY_NOT_FOUND or LEASE_NOT_FOUND.
+        StorageError: the engine failed.
+    """
+    _check_previous(txn, request)
+    _check_lease(store, request)
+
+
+def _check_lease(store: Store, request: rpc_pb2.PutRequest) -> None:
+    if request.lease and not store.lease_exists(request.lease):
         raise errors.LEASE_NOT_FOUND.fresh()
+
+
+def _check_previous(txn: WriteTxn, request: rpc_pb2.PutRequest) -> None:
     if (request.ignore_value or request.ignore_lease) and txn.get(request.key) is None:
         raise errors.KEY_NOT_FOUND.fresh()
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from revstore.apply.kv import check_put, delete_range, put, query_of
+from revstore.apply.kv import check_txn_put, delete_range, put, query_of
 from revstore.errors import ApiError
 from revstore.mvcc.query import RangeQuery, range_body
 from revstore.mvcc.records import decode_kv, messages_field
@@ -179,7 +179,7 @@ def _check_puts(
 ) -> None:
     for op in request.success if next(path) else request.failure:
         if op.HasField("request_put"):
-            check_put(store, txn, op.request_put)
+            check_txn_put(store, txn, op.request_put)
         elif op.HasField("request_txn"):
             _check_puts(store, txn, op.request_txn, path)
 
