@@ -201,6 +201,7 @@ class Member:
         history: History,
         seed: int,
         options: msgspec.Struct | None = None,
+        election_ticks: int = 10,
     ) -> None:
         self.id = id
         self.history = history
@@ -216,6 +217,7 @@ class Member:
         self._plugin = plugin
         self._options = options if options is not None else plugin.options()
         self._seed = seed
+        self._election_ticks = election_ticks
         self._starts = 0
         self._waiting: deque[tuple[int, tuple[Message, ...]]] = deque()
         self.role = Role.FOLLOWER
@@ -244,6 +246,7 @@ class Member:
                 applied=self.state.index,
                 log=self.disk,
                 random=Random(f"{self._seed}/{self.id}/{self._starts}"),
+                election_ticks=self._election_ticks,
             ),
             self._options,
         )
@@ -378,10 +381,12 @@ class Cluster:
         size: int,
         seed: int = 0,
         options: msgspec.Struct | None = None,
+        election_ticks: int = 10,
     ) -> None:
         self.plugin = plugin
         self.seed = seed
         self.options = options
+        self.election_ticks = election_ticks
         self.history = History()
         self.members: dict[int, Member] = {}
         self.wire: list[Message] = []
@@ -393,7 +398,14 @@ class Cluster:
 
     def add(self, id: int, conf_state: ConfState = NOBODY) -> Member:
         """A new member, which knows ``conf_state`` and nothing else."""
-        member = Member(id, self.plugin, self.history, self.seed, self.options)
+        member = Member(
+            id,
+            self.plugin,
+            self.history,
+            self.seed,
+            self.options,
+            self.election_ticks,
+        )
         member.start(conf_state)
         self.members[id] = member
         return member
@@ -427,8 +439,13 @@ class Cluster:
 
     def isolate(self, id: int) -> None:
         """Cut a member off."""
-        for other in self.members:
-            self.cut |= {(id, other), (other, id)}
+        self.split({id})
+
+    def split(self, group: set[int]) -> None:
+        """Cut a group off from the others."""
+        for one in group:
+            for other in set(self.members) - group:
+                self.cut |= {(one, other), (other, one)}
 
     def heal(self) -> None:
         """Let everything through again."""
