@@ -325,6 +325,7 @@ async def open_store(
     backend: str | None = None,
     backend_options: Mapping[str, Any] | None = None,
     wal_options: Mapping[str, Any] | None = None,
+    consensus: str = "solo",
     plugins: PluginManager | None = None,
     **settings: Any,
 ) -> AsyncStore:
@@ -333,7 +334,9 @@ async def open_store(
     Raises:
         UsageError, ConfigError, PluginError, LockedError, StorageError: as there.
     """
-    wanted = make_settings(path, backend, backend_options, wal_options, settings)
+    wanted = make_settings(
+        path, backend, backend_options, wal_options, consensus, settings
+    )
     return AsyncStore(await AsyncNode.open(wanted, plugins))
 
 

@@ -224,6 +224,16 @@ def test_everything_is_there_after_reopening(tmp_path: Path, backend: str) -> No
         assert store.hash_kv() == wanted
 
 
+def test_one_member_on_raft_is_as_one_on_solo(tmp_path: Path) -> None:
+    """The consensus of a single member can be exchanged at each start."""
+    for turn, consensus in enumerate(("raft", "solo", "raft", "raft", "solo")):
+        with revstore.open(tmp_path / "d", consensus=consensus) as store:
+            assert store.revision == 1 + 10 * turn
+            for number in range(10):
+                store.put(f"k{number}", consensus)
+            assert store.count() == 10
+
+
 def test_one_opener_at_a_time(tmp_path: Path) -> None:
     """A second store on an open directory is refused, and says what to do."""
     with (

@@ -12,6 +12,7 @@ import pytest
 from revstore.api import errors
 from revstore.api.replica import Tag
 from revstore.errors import ApiError, ConfigError, CorruptionError, StorageError
+from revstore.node.settings import PluginChoice
 from revstore.proto import rpc_pb2
 from revstore.types import ApplyResult
 from tests.node.virtual import VirtualShell
@@ -287,3 +288,20 @@ def test_old_revisions_are_compacted_by_themselves(
         shell.settle()
     shell.advance(310.0)
     assert shell.replica.store.compact_revision == 8
+
+
+def test_a_slow_disk_does_not_restart_the_campaign_of_one(
+    shell: VirtualShell, tmp_path: Path
+) -> None:
+    """The only voter campaigned anew at each tick, and never won on a slow disk."""
+    replica = shell.open(tmp_path, consensus=PluginChoice("raft"))
+    replica.pump()
+    for _ in range(5):
+        shell.clock.time += 0.1
+        replica.tick()
+    assert replica.consensus.status().term == 2
+    shell.settle()
+    assert replica.is_leader
+    answers = shell.put(b"k")
+    shell.settle()
+    assert answers == [ApplyResult(2)]

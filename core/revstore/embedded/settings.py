@@ -24,6 +24,7 @@ def make_settings(
     backend: str | None,
     backend_options: Mapping[str, Any] | None,
     wal_options: Mapping[str, Any] | None,
+    consensus: str,
     settings: Mapping[str, Any],
 ) -> MemberSettings:
     """Settings for an embedded store; without a backend, the one that made the data.
@@ -45,5 +46,6 @@ def make_settings(
         data_dir=directory,
         backend=PluginChoice(name, dict(backend_options or {})),
         wal=PluginChoice("segment", dict(wal_options or {})),
+        consensus=PluginChoice(consensus),
         **values,
     )

@@ -67,12 +67,22 @@ class EmbeddedShell:
             StorageError: the log could not be written or replayed.
         """
         self._member = member
-        served: list[ApiError | None] = []
-        with self.lock:
-            member.replica.tick()
-            member.replica.consensus.campaign()
-            member.replica.read(served.append)
-        self._drive(served)
+        replica = member.replica
+        while True:
+            served: list[ApiError | None] = []
+            with self.lock:
+                replica.pump()
+                replica.tick()
+            replica.wal.sync()
+            with self.lock:
+                replica.pump()
+                replica.read(served.append)
+                replica.pump()
+            self._drive(served)
+            if served[0] is None:
+                break
+            with self.lock:
+                self._progress.wait(replica.settings.heartbeat_s)
         self._keeper.start()
 
     @property

@@ -357,6 +357,7 @@ def open_store(
     backend: str | None = None,
     backend_options: Mapping[str, Any] | None = None,
     wal_options: Mapping[str, Any] | None = None,
+    consensus: str = "solo",
     plugins: PluginManager | None = None,
     **settings: Any,
 ) -> EmbeddedStore:
@@ -374,7 +375,9 @@ def open_store(
     shell = EmbeddedShell()
     try:
         member = open_member(
-            make_settings(path, backend, backend_options, wal_options, settings),
+            make_settings(
+                path, backend, backend_options, wal_options, consensus, settings
+            ),
             plugins or PluginManager(),
             shell,
             threaded=False,

@@ -472,11 +472,20 @@ class Replica(ReplicaFacts):
             return
         now = self.clock.now()
         self.consensus.tick()
+        if not self.leader:
+            self._campaign_if_alone()
         self._waiting.expire(now, errors.TIMEOUT)
         self.reads.expire(now)
         self.membership.expire(now)
         self.housekeeping.tick(now)
         self.pump()
+
+    def _campaign_if_alone(self) -> None:
+        """The only voter need not wait for an election timeout: nobody else can lead."""
+        status = self.consensus.status()
+        alone = status.conf_state.voters == (self.member_id,)
+        if alone and status.role == Role.FOLLOWER:
+            self.consensus.campaign()
 
     def was_removed(self) -> None:
         """This member does not belong to the cluster any more: it stops, and says so."""
