@@ -18,6 +18,7 @@ from __future__ import annotations
 import errno
 import shutil
 import threading
+import time
 import weakref
 from collections.abc import Sequence
 from itertools import count
@@ -56,6 +57,7 @@ COPY_PREFIX = "copy-"
 """Directories of copies made for old readers while the map grew."""
 MAP_BYTES_MIN = 1 << 20
 ENGINES = {"0.9": 0, "1.0": 1}
+BUSY_POLL_S = 0.0002
 CLOSED = "the lmdb backend is closed"
 
 
@@ -187,23 +189,29 @@ class LmdbBackend(Backend):
     def _grow(self) -> None:
         """Enlarge the map; every open snapshot keeps its point in time.
 
-        ``set_mapsize`` ends all read transactions. Those that read the newest commit
+        No read transaction may be alive or in use meanwhile. Those that read the newest commit
         are begun again: no write can come between. Older ones get a copy of the data
         as they saw it, made before.
         """
         with self._growing:
             newest = self._env.info()["last_txnid"]
-            alive = [one for one in list(self._snapshots) if not one.closed_reason]
+            open_here = [one for one in self._open_snapshots() if not one.on_release]
+            _freeze_all(open_here)
             old: dict[int, list[LmdbSnapshot]] = {}
-            for one in alive:
-                if one.on_release is None and one.txn.id() != newest:
+            for one in open_here:
+                if one.txn.id() != newest:
                     old.setdefault(one.txn.id(), []).append(one)
             for sharers in old.values():
                 self._move_to_copy(sharers)
+            recent = [one for one in open_here if not one.on_release]
+            for one in recent:
+                one.txn.abort()
             self._env.set_mapsize(self._grown_map())
-            for one in alive:
-                if one.on_release is None:
-                    one.bind(self._env.begin(), self._spaces)
+            for one in recent:
+                one.bind(self._env.begin(), self._spaces)
+
+    def _open_snapshots(self) -> list[LmdbSnapshot]:
+        return [one for one in list(self._snapshots) if not one.closed_reason]
 
     def _move_to_copy(self, sharers: list[LmdbSnapshot]) -> None:
         path = self._directory / f"{COPY_PREFIX}{next(self._copy_numbers)}"
@@ -230,8 +238,8 @@ class LmdbBackend(Backend):
 
         for one in sharers:
             txn_before = one.txn
-            one.bind(copy.begin(), spaces)
             one.on_release = release
+            one.bind(copy.begin(), spaces)
             txn_before.abort()
 
     def _drop_copy(self, path: Path) -> None:
@@ -348,7 +356,9 @@ class LmdbBackend(Backend):
             return
         with self._writing, self._growing:
             self._closed_reason = CLOSED
-            for snapshot in list(self._snapshots):
+            ending = self._open_snapshots()
+            _freeze_all(ending)
+            for snapshot in ending:
                 snapshot.end(CLOSED)
             for path in list(self._copies):
                 self._drop_copy(path)
@@ -379,6 +389,15 @@ class LmdbBackend(Backend):
         self._check_open()
         if self._poison:
             raise PoisonedError(self._poison)
+
+
+def _freeze_all(snapshots: list[LmdbSnapshot]) -> None:
+    """Let no read be inside any of these snapshots, nor begin."""
+    for one in snapshots:
+        one.freeze()
+    for one in snapshots:
+        while one.busy:
+            time.sleep(BUSY_POLL_S)
 
 
 def _open(

@@ -136,21 +136,23 @@ def _new_layer(txn: Transaction[bytes], space: Keyspace) -> bytes:
     return layer
 
 
-def seek_forward(cursor: Cursor[bytes], prefix: bytes, lo: bytes) -> Iterator[Pair]:
-    """The rows from the place of ``prefix + lo`` on, markers among them."""
-    found = cursor.set_range(row_bound(prefix, lo))
+def seek_forward(
+    cursor: Cursor[bytes], lo: bytes, prefix: bytes = b"", at: int = 0
+) -> Iterator[Pair]:
+    """The rows from the place of ``prefix + lo[at:]`` on, markers among them."""
+    found = cursor.set_range(row_bound(prefix, lo, at))
     return cursor.iternext(True, True) if found else iter(())
 
 
 def seek_reverse(
-    cursor: Cursor[bytes], prefix: bytes, hi: bytes | None
+    cursor: Cursor[bytes], hi: bytes | None, prefix: bytes = b"", at: int = 0
 ) -> Iterator[Pair]:
-    """The rows before the place of ``prefix + hi``, backwards, markers among them.
+    """The rows before the place of ``prefix + hi[at:]``, backwards, markers among them.
 
     The marker that ``hi`` itself passes through is the first of them.
     """
     if hi is not None:
-        bound = row_bound(prefix, hi)
+        bound = row_bound(prefix, hi, at)
     elif prefix:
         bound = (int.from_bytes(prefix, "big") + 1).to_bytes(ID_BYTES, "big")
     else:
@@ -164,11 +166,12 @@ def seek_reverse(
     return cursor.iterprev(True, True) if found else iter(())
 
 
-def row_bound(prefix: bytes, bound: bytes) -> bytes:
+def row_bound(prefix: bytes, bound: bytes, at: int = 0) -> bytes:
+    """The row where a key would be, or the marker through which it passes."""
     room = DIRECT_BYTES_MAX - len(prefix)
-    if len(bound) > room:
-        return prefix + bound[:room] + b"\0"
-    return prefix + bound
+    if len(bound) - at > room:
+        return prefix + bound[at : at + room] + b"\0"
+    return prefix + bound[at:]
 
 
 def count(txn: Transaction[bytes], space: Keyspace, lo: bytes, hi: bytes | None) -> int:
@@ -209,10 +212,19 @@ class _Level:
         self.rows = rows
         self.prefix = prefix
         self.bound = bound
-        """The bound's rest at this level; the marker that it passes through is the
-        only one below which it still bounds anything."""
+        """The bound if it passes through this level, whole: cutting it at each level
+        would cost the square of its length. The part before ``path_bytes`` is the path.
+        """
         self.path_bytes = path_bytes
         """How much of the key the levels above this one spell."""
+
+    def is_passed(self, marker: bytes) -> bool:
+        """Whether the bound goes on in the layer that ``marker`` names."""
+        bound = self.bound
+        room = DIRECT_BYTES_MAX - len(self.prefix)
+        if bound is None or len(bound) - self.path_bytes <= room:
+            return False
+        return marker == row_bound(self.prefix, bound, self.path_bytes)
 
 
 def walk(
@@ -242,9 +254,9 @@ def walk(
                 yield bytes(path) + row[skip:] if skip else row, value
                 continue
             path += row[skip:-1]
-            rest = _rest_below(level, row)
+            inner = level.bound if level.is_passed(row) else None
             stack.append(
-                _enter(txn, space.layers, value, rest, len(path), reverse=reverse)
+                _enter(txn, space.layers, value, inner, len(path), reverse=reverse)
             )
             break
         else:
@@ -262,16 +274,9 @@ def _enter(
 ) -> _Level:
     cursor = txn.cursor(database)
     if reverse:
-        rows = seek_reverse(cursor, prefix, bound)
+        rows = seek_reverse(cursor, bound, prefix, path_bytes)
+    elif bound is None:
+        rows = seek_forward(cursor, b"", prefix)
     else:
-        rows = seek_forward(cursor, prefix, bound or b"")
+        rows = seek_forward(cursor, bound, prefix, path_bytes)
     return _Level(rows, prefix, bound, path_bytes)
-
-
-def _rest_below(level: _Level, marker: bytes) -> bytes | None:
-    bound = level.bound
-    room = DIRECT_BYTES_MAX - len(level.prefix)
-    if bound is None or len(bound) <= room:
-        return None
-    passes = marker == level.prefix + bound[:room] + b"\0"
-    return bound[room:] if passes else None

@@ -3,8 +3,10 @@
 Rules of this file:
 1. ``get`` is the hottest call of the system: one frame, no check that the engine makes
    anyway. What can go wrong raises inside the engine and is explained afterwards.
-2. A transaction can be replaced by another of the same point in time while the map
-   grows; a read that fails because of that is tried again on the new one.
+2. While the map grows, the transaction is replaced by another of the same point in
+   time, and LMDB must not be inside the old one then. So every read is between setting
+   ``busy`` and clearing it, and looks at ``_get`` or ``_frozen`` only after setting it:
+   once a snapshot is frozen and seen not busy, no read touches its transaction.
 3. Only ``bytes`` leave (B-08): no transaction is opened with ``buffers=True``.
 """
 
@@ -50,44 +52,72 @@ class LmdbSnapshot(Snapshot):
         """Why the snapshot cannot be used; empty while it can."""
         self.on_release: Callable[[], None] | None = None
         """Called after the transaction is gone; removes a copy of the data."""
+        self.busy = False
+        """Whether a read is inside the engine (rule 2)."""
         self.bind(txn, spaces)
 
     def bind(self, txn: lmdb.Transaction[bytes], spaces: dict[str, Keyspace]) -> None:
         """Use another transaction of the same point in time (rule 2)."""
         self.txn = txn
-        self._get: Callable[..., bytes | None] = txn.get
         self._spaces = spaces
         self._rows = {name: space.rows for name, space in spaces.items()}
+        self._frozen = False
+        self._get: Callable[..., bytes | None] = txn.get
+
+    def freeze(self) -> None:
+        """Let no further read begin; the caller waits until ``busy`` is False."""
+        self._frozen = True
+        self._get = _refuse
+
+    def _begin_read(self) -> None:
+        """Become busy, after a growth that is under way."""
+        while True:
+            self.busy = True
+            if not self._frozen:
+                return
+            self.busy = False
+            if self.closed_reason:
+                raise StorageError(self.closed_reason)
+            self._backend.wait_for_growth()
 
     def get(self, keyspace: str, key: bytes) -> bytes | None:
         """See ``Snapshot.get``."""
+        self.busy = True
         try:
             if len(key) <= DIRECT_BYTES_MAX:
                 return self._get(key, None, self._rows[keyspace])
         except (lmdb.Error, KeyError):
             pass
+        finally:
+            self.busy = False
         return self._get_anyhow(keyspace, key)
 
     def _get_anyhow(self, keyspace: str, key: bytes) -> bytes | None:
-        """Long keys, the empty key, a transaction replaced meanwhile, and errors."""
-        while True:
-            txn, space = self.txn, self._space(keyspace)
-            try:
-                if 0 < len(key) <= DIRECT_BYTES_MAX:
-                    return txn.get(key, None, space.rows)
-                return layers.get(txn, space, key)
-            except lmdb.Error as exc:
-                self._explain(txn, exc)
+        """Long keys, the empty key, a growth under way, and errors."""
+        self._space(keyspace)
+        self._begin_read()
+        try:
+            space = self._spaces[keyspace]
+            if 0 < len(key) <= DIRECT_BYTES_MAX:
+                return self.txn.get(key, None, space.rows)
+            return layers.get(self.txn, space, key)
+        except lmdb.Error as exc:
+            raise StorageError(f"lmdb: {exc}") from exc
+        finally:
+            self.busy = False
 
     def get_many(self, keyspace: str, keys: Sequence[bytes]) -> list[bytes | None]:
         """See ``Snapshot.get_many``."""
         if not keys or max(map(len, keys)) <= DIRECT_BYTES_MAX:
-            get = self._get
+            self.busy = True
             try:
-                rows = self._rows[keyspace]
+                get, rows = self._get, self._rows[keyspace]
                 return [get(key, None, rows) for key in keys]
             except (lmdb.Error, KeyError):
                 pass
+            finally:
+                self.busy = False
+        self._space(keyspace)
         return [self._get_anyhow(keyspace, key) for key in keys]
 
     def scan(
@@ -110,34 +140,35 @@ class LmdbSnapshot(Snapshot):
 
     def count(self, keyspace: str, lo: bytes, hi: bytes | None) -> int:
         """See ``Snapshot.count``; reads no values."""
-        while True:
-            txn, space = self.txn, self._space(keyspace)
-            if hi is not None and lo >= hi:
-                return 0
-            try:
-                return layers.count(txn, space, lo, hi)
-            except lmdb.Error as exc:
-                self._explain(txn, exc)
+        self._space(keyspace)
+        if hi is not None and lo >= hi:
+            return 0
+        self._begin_read()
+        try:
+            return layers.count(self.txn, self._spaces[keyspace], lo, hi)
+        except lmdb.Error as exc:
+            raise StorageError(f"lmdb: {exc}") from exc
+        finally:
+            self.busy = False
 
     def _scan_forward(
         self, keyspace: str, lo: bytes, hi: bytes | None, limit: int, chunk: int
     ) -> Iterator[list[Pair]]:
         left = limit or sys.maxsize
         size = min(chunk, BLOCK_ROWS_FIRST)
-        rows: Iterator[Pair] | None = None
-        txn = self.txn
+        rows: Iterator[Pair] = iter(())
+        txn: lmdb.Transaction[bytes] | None = None
         while left:
-            if self.closed_reason:
-                raise StorageError(self.closed_reason)
+            self._begin_read()
             try:
-                if rows is None:
+                if txn is not self.txn:
                     txn = self.txn
                     rows = self._rows_from(txn, keyspace, lo)
                 block = list(islice(rows, min(size, left)))
             except lmdb.Error as exc:
-                self._explain(txn, exc)
-                rows = None
-                continue
+                raise StorageError(f"lmdb: {exc}") from exc
+            finally:
+                self.busy = False
             if hi is not None and block and block[-1][0] >= hi:
                 block = block[: bisect_left(block, hi, key=_key_of)]
                 left = len(block)
@@ -153,20 +184,19 @@ class LmdbSnapshot(Snapshot):
     ) -> Iterator[list[Pair]]:
         left = limit or sys.maxsize
         size = min(chunk, BLOCK_ROWS_FIRST)
-        rows: Iterator[Pair] | None = None
-        txn = self.txn
+        rows: Iterator[Pair] = iter(())
+        txn: lmdb.Transaction[bytes] | None = None
         while left:
-            if self.closed_reason:
-                raise StorageError(self.closed_reason)
+            self._begin_read()
             try:
-                if rows is None:
+                if txn is not self.txn:
                     txn = self.txn
                     rows = self._rows_below(txn, keyspace, lo, hi)
                 block = list(islice(rows, min(size, left)))
             except lmdb.Error as exc:
-                self._explain(txn, exc)
-                rows = None
-                continue
+                raise StorageError(f"lmdb: {exc}") from exc
+            finally:
+                self.busy = False
             if block and block[-1][0] < lo:
                 block = [pair for pair in block if pair[0] >= lo]
                 left = len(block)
@@ -186,7 +216,7 @@ class LmdbSnapshot(Snapshot):
         if self._is_layered(txn, keyspace, space):
             rows = layers.walk(txn, space, lo, reverse=False)
         else:
-            rows = layers.seek_forward(txn.cursor(space.rows), b"", lo)
+            rows = layers.seek_forward(txn.cursor(space.rows), lo)
         if not lo:
             value = layers.get(txn, space, b"")
             if value is not None:
@@ -204,7 +234,7 @@ class LmdbSnapshot(Snapshot):
         if self._is_layered(txn, keyspace, space):
             rows = layers.walk(txn, space, hi, reverse=True)
         else:
-            rows = layers.seek_reverse(txn.cursor(space.rows), b"", hi)
+            rows = layers.seek_reverse(txn.cursor(space.rows), hi)
         if not lo:
             value = layers.get(txn, space, b"")
             if value is not None:
@@ -229,14 +259,6 @@ class LmdbSnapshot(Snapshot):
             )
         return space
 
-    def _explain(self, txn: lmdb.Transaction[bytes], exc: lmdb.Error) -> None:
-        """Return if the read can be tried again on another transaction (rule 2)."""
-        if not self.closed_reason:
-            self._backend.wait_for_growth()
-            if self.txn is not txn:
-                return
-        raise StorageError(self.closed_reason or f"lmdb: {exc}") from exc
-
     def close(self) -> None:
         """See ``Snapshot.close``."""
         if not self.closed_reason:
@@ -247,6 +269,7 @@ class LmdbSnapshot(Snapshot):
         if self.closed_reason:
             return
         self.closed_reason = reason
+        self.freeze()
         self.txn.abort()
         if self.on_release is not None:
             self.on_release()
@@ -256,12 +279,12 @@ class LmdbSnapshot(Snapshot):
         """Refuse use in a forked child and leave the parent's reader slot alone."""
         self.closed_reason = self.closed_reason or reason
         self.on_release = None
-        self._get = _refuse
+        self.freeze()
 
 
 def _refuse(*args: object) -> bytes | None:
-    """Stands for the engine's ``get`` in a forked child."""
-    raise lmdb.Error("used after a fork")
+    """Stands for the engine's ``get`` in a frozen snapshot."""
+    raise lmdb.Error("frozen")
 
 
 def _next_size(block: list[Pair], size: int, chunk: int) -> int:

@@ -14,7 +14,8 @@ from revstore_lmdb import layers
 from revstore_lmdb.layers import DIRECT_BYTES_MAX, Keyspace
 
 DELETE_ROWS_MAX = 1000
-"""How many long keys one step of a range delete gathers."""
+DELETE_BYTES_MAX = 4 * 1024 * 1024
+"""How many keys, and bytes of them, one step of a range delete gathers."""
 
 _key_of = itemgetter(0)
 
@@ -114,10 +115,14 @@ def _delete_range_layered(
     """Key by key: each delete prunes the layers that it empties."""
     while True:
         doomed: list[bytes] = []
+        room = DELETE_BYTES_MAX
         for key, _ in layers.walk(txn, space, lo, reverse=False):
-            if len(doomed) == DELETE_ROWS_MAX or (hi is not None and key >= hi):
+            if hi is not None and key >= hi:
                 break
             doomed.append(key)
+            room -= len(key)
+            if len(doomed) == DELETE_ROWS_MAX or room < 0:
+                break
         if not doomed:
             return
         for key in doomed:

@@ -22,6 +22,7 @@ from revstore_conformance import (
     backend_crash,
     backend_keys,
     backend_model,
+    backend_reads,
 )
 from revstore_conformance.backend_harness import BackendHarness, Unsupported
 
@@ -30,6 +31,7 @@ __all__ = ["CHECKS", "BackendHarness", "Check", "Unsupported", "name_of", "run"]
 Check = Callable[[BackendHarness], None]
 
 CHECKS: tuple[Check, ...] = (
+    *backend_reads.CHECKS,
     *backend_clauses.CHECKS,
     *backend_keys.CHECKS,
     *backend_model.CHECKS,

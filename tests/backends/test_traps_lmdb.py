@@ -6,6 +6,8 @@ import resource
 import subprocess
 import sys
 import textwrap
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -171,6 +173,46 @@ def test_growth_keeps_old_and_new_readers(tmp_path: Path) -> None:
     assert not list(tmp_path.glob("copy-*")) or len(list(tmp_path.glob("copy-*"))) == 1
     backend.close()
     assert not list(tmp_path.glob("copy-*"))
+
+
+def test_growth_while_other_threads_read(tmp_path: Path) -> None:
+    """A read on another thread that meets the growth of the map goes on unharmed."""
+    backend = make_backend(tmp_path, ["rows"], LmdbOptions(map_bytes=MIB))
+    pairs = [(b"%04d" % number, b"v%d" % number) for number in range(300)]
+    write_pairs(backend, "rows", pairs)
+    done = threading.Event()
+    rounds = [0, 0]
+    failures: list[BaseException] = []
+
+    def read(reader: int) -> None:
+        try:
+            while not done.wait(0.001):
+                with backend.snapshot() as snapshot:
+                    for _ in range(3):
+                        assert read_all(snapshot, "rows", hi=b"a") == pairs
+                        assert snapshot.get("rows", b"0042") == b"v42"
+                        assert snapshot.count("rows", b"0100", b"0200") == 100
+                rounds[reader] += 1
+        except BaseException as exc:
+            failures.append(exc)
+
+    threads = [threading.Thread(target=read, args=(reader,)) for reader in (0, 1)]
+    for thread in threads:
+        thread.start()
+    map_bytes = {backend.stats().engine["map_bytes"]}
+    for number in range(12):
+        write_pairs(backend, "rows", [(b"big%d" % number, bytes(MIB))])
+        map_bytes.add(backend.stats().engine["map_bytes"])
+    deadline = time.monotonic() + 60
+    while min(rounds) == 0 and not failures and time.monotonic() < deadline:
+        threads[0].join(0.01)
+    done.set()
+    for thread in threads:
+        thread.join()
+    backend.close()
+    assert failures == []
+    assert min(rounds) > 0
+    assert len(map_bytes) > 3
 
 
 def test_limited_address_space(tmp_path: Path) -> None:
