@@ -10,6 +10,7 @@ from tests.mvcc.generate import KEYS, Generator
 from tests.mvcc.harness import Harness
 
 from revstore.interfaces.backend import Backend
+from revstore.mvcc import hashing
 from revstore.proto import rpc_pb2
 
 SEEDS = range(6)
@@ -64,9 +65,12 @@ def step(harness: Harness, make: Generator, random: Random) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", SEEDS)
 def test_any_history_reads_as_the_model_says(
-    make_backend: Callable[[], Backend], seed: int
+    make_backend: Callable[[], Backend], seed: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whatever is put, deleted, flushed, compacted and crashed, all reads agree."""
+    if seed % 2:
+        # So few bits that they say "perhaps" all the time.
+        monkeypatch.setattr(hashing, "_BITS", 64)
     random = Random(seed)
     harness = Harness(make_backend, random)
     make = Generator(random)

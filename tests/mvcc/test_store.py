@@ -90,6 +90,22 @@ def test_a_transaction_shares_one_revision(store: Store) -> None:
     assert store.drain_events() == []
 
 
+def test_events_wait_to_be_drained(store: Store) -> None:
+    """Events not fetched before a flush are there after it, in order, once."""
+    put(store, b"a")
+    store.drain_events()
+    put(store, b"b")
+    job = store.begin_flush()
+    assert job is not None
+    put(store, b"c")
+    job.run()
+    store.end_flush(job)
+    store.flush()
+    put(store, b"d")
+    assert [event.key for event in store.drain_events()] == [b"b", b"c", b"d"]
+    assert store.drain_events() == []
+
+
 @pytest.mark.parametrize("flushed", [False, True])
 def test_an_aborted_transaction_leaves_nothing(store: Store, flushed: bool) -> None:
     """After abort every read is as before: rows, leases, counts and events."""
