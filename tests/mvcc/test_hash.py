@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
+from tests.mvcc.harness import Harness
 
 from revstore.api import errors
 from revstore.errors import ApiError
 from revstore.interfaces.backend import Backend
 from revstore.mvcc.store import Store, StoreOptions
+from revstore.proto import rpc_pb2
 
 FRESH = {
     2: 2587454935,
@@ -153,6 +155,24 @@ def test_a_job_is_not_disturbed(store: Store) -> None:
         store.flush()
         store.compaction_step()
     assert job.result.hash == FRESH[7]
+
+
+def test_a_compaction_keeps_its_own_deletions_in_mind(harness: Harness) -> None:
+    """With nothing alive at R, the kept hash of R leaves out what its deletions hide.
+
+    etcd's set of kept revisions then holds the deletions at R while it compacts, and is
+    empty, which means "take all", when HashKV is asked before.
+    """
+    store, model = harness.store, harness.model
+    harness.apply("put", rpc_pb2.PutRequest(key=b"a", value=b"v"))
+    harness.apply("compact", rpc_pb2.CompactionRequest(revision=2))
+    harness.compact_physically()
+    harness.apply("delete", rpc_pb2.DeleteRangeRequest(key=b"a"))
+    assert store.hash_kv(3).hash == model.hash_kv(3, 2)
+    harness.apply("compact", rpc_pb2.CompactionRequest(revision=3))
+    harness.compact_physically()
+    assert store.hash_kv(3).hash == model.hash_kv(3, 2, compacting=True)
+    assert model.hash_kv(3, 2) != model.hash_kv(3, 2, compacting=True)
 
 
 def test_deletes_on_their_way_do_not_count(store: Store) -> None:
