@@ -176,3 +176,13 @@ class OsFiles:
             os.close(handle)
             raise
         return handle
+
+
+class UnsyncedFiles(OsFiles):
+    """The operating system's files without any sync, for tests that want speed."""
+
+    def fdatasync(self, handle: int) -> None:
+        """Nothing is waited for."""
+
+    def fsync_dir(self, directory: Path) -> None:
+        """Nothing is waited for."""

@@ -6,7 +6,8 @@ Rules of this file:
    drains the queue (the log's own thread, or ``sync``) writes them in that order. One
    drain is one batch for each file: one write, one sync, then the callbacks.
 2. ``_lock`` guards what readers see and the queue, and is held for memory work only;
-   ``_read_lock`` guards the files that readers use.
+   ``_read_lock`` guards the files that readers use. Of a log without a thread,
+   ``_drain_lock`` is held by whoever drains: several callers of ``sync`` take turns.
 3. A batch that only moves the commit index is not worth a sync: its callbacks run
    after the write, and it is durable with the next batch that is. Losing it loses no
    promise, since consensus finds the commit index again.
@@ -40,7 +41,7 @@ from revstore_wal.encode import (
     encode_snapshot,
     encode_state,
 )
-from revstore_wal.files import Files, OsFiles
+from revstore_wal.files import Files, OsFiles, UnsyncedFiles
 from revstore_wal.index import LogIndex, Sample
 from revstore_wal.options import SegmentOptions
 from revstore_wal.reader import Reader
@@ -73,10 +74,12 @@ class SegmentWal(Wal):
     ) -> None:
         self._options = options or SegmentOptions()
         self._options.check()
-        self._files = files or OsFiles()
+        unsafe = self._options.unsafe_no_fsync
+        self._files = files or (UnsyncedFiles() if unsafe else OsFiles())
         self._directory = directory
         self._lock = threading.Lock()
         self._read_lock = threading.Lock()
+        self._drain_lock = threading.Lock()
         self._index = LogIndex(self._options.tail_bytes_max)
         self._reader = Reader(self._files, directory)
         self._queue: list[Item] = []
@@ -301,11 +304,9 @@ class SegmentWal(Wal):
     def sync(self) -> None:
         self._check_usable()
         if self._thread is None:
-            items, self._queue = self._queue, []
-            if items:
-                self._drain(items)
-                if self._poison is not None:
-                    raise self._first_error()
+            self._drain_here()
+            if self._poison is not None:
+                raise self._first_error()
             return
         with self._lock:
             if not self._queue and not self._busy:
@@ -318,6 +319,14 @@ class SegmentWal(Wal):
         done.wait()
         if self._poison is not None:
             raise self._first_error()
+
+    def _drain_here(self) -> None:
+        """Write what is queued in the caller's thread; never raises."""
+        with self._drain_lock:
+            with self._lock:
+                items, self._queue = self._queue, []
+            if items:
+                self._drain(items)
 
     def _wake_thread(self) -> None:
         if self._wake.locked():
@@ -447,9 +456,8 @@ class SegmentWal(Wal):
                 self._closing = True
             self._wake_thread()
             self._thread.join()
-        elif self._queue:
-            items, self._queue = self._queue, []
-            self._drain(items)
+        else:
+            self._drain_here()
         with self._storage_errors("close"):
             try:
                 if self._poison is None:

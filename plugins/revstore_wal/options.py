@@ -19,6 +19,8 @@ class SegmentOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How much of the newest entries is kept in memory."""
     sample_bytes: int = 64 * 1024
     """One place in the files is remembered for about so many bytes of entries."""
+    unsafe_no_fsync: bool = False
+    """Skip every sync: a power cut then loses or damages what was acknowledged."""
 
     def check(self) -> None:
         """Refuse what cannot work.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import stat
 import threading
 from pathlib import Path
@@ -310,3 +311,20 @@ def test_options_out_of_range_are_refused(
     """The error names the option and its range."""
     with pytest.raises(ConfigError, match="choose"):
         SegmentWal(DIRECTORY, b"", False, options, files)
+
+
+def test_unsafe_no_fsync_never_syncs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the option for tests nothing waits for the disk, and callbacks still run."""
+    calls: list[int] = []
+    monkeypatch.setattr(os, "fdatasync", calls.append)
+    monkeypatch.setattr(os, "fsync", calls.append)
+    options = SegmentOptions(unsafe_no_fsync=True)
+    wal = SegmentWal(tmp_path / "wal", b"meta", False, options)
+    told: list[object] = []
+    wal.append(HardState(1, 1, 0), [Entry(1, 1, b"x")], told.append)
+    wal.sync()
+    wal.close()
+    assert told == [None]
+    assert calls == []

@@ -22,7 +22,7 @@ from revstore import logs
 from revstore.api.service import build_table
 from revstore.config.load import LoadedConfig
 from revstore.config.model import ServerConfig
-from revstore.errors import RevstoreError
+from revstore.errors import ConfigError, RevstoreError
 from revstore.interfaces.transport import ServeOptions, TlsOptions
 from revstore.node.aio import AsyncNode
 from revstore.node.settings import MemberSettings, PluginChoice
@@ -47,9 +47,6 @@ LATER = frozenset(
         "peer-cert-file",
         "peer-key-file",
         "peer-trusted-ca-file",
-        "peer-client-cert-auth",
-        "initial-cluster-state",
-        "force-new-cluster",
         "max-learners",
         "raft-read-timeout",
         "raft-write-timeout",
@@ -64,6 +61,14 @@ LATER = frozenset(
     }
 )
 """Settings that a single member behind gRPC has no use for: said, not hidden."""
+
+
+NOT_YET: dict[str, str] = {
+    "peer-client-cert-auth": "peers are not served by this version",
+    "initial-cluster-state": "this version does not join clusters",
+    "force-new-cluster": "a single member is the only one of its cluster already",
+}
+"""Settings that would promise something which does not happen: refused if given."""
 
 
 def member_settings(loaded: LoadedConfig) -> MemberSettings:
@@ -137,6 +142,9 @@ def run(loaded: LoadedConfig) -> int:
 async def serve(loaded: LoadedConfig) -> int:
     """Open, serve, wait for a signal or a failure, close. Raises: as ``run``."""
     config = loaded.config
+    _refuse(loaded)
+    if config.unsafe_no_fsync:
+        LOG.warn("unsafe-no-fsync is on: a power cut loses or damages data")
     for text in [*loaded.warnings, *_unused(loaded)]:
         LOG.warn(text)
     stop = asyncio.Event()
@@ -172,6 +180,14 @@ async def serve(loaded: LoadedConfig) -> int:
         return 1
     LOG.info("stopped")
     return 0
+
+
+def _refuse(loaded: LoadedConfig) -> None:
+    for name, reason in NOT_YET.items():
+        origin = loaded.origins.get(name, "default")
+        value = getattr(loaded.config, name.replace("-", "_"))
+        if origin != "default" and value not in (False, "new"):
+            raise ConfigError(f"{name} cannot be used: {reason}; leave it out")
 
 
 def _unused(loaded: LoadedConfig) -> list[str]:
