@@ -139,7 +139,11 @@ def handle_proposal(raft: Raft, message: Message) -> bool:
     """A leader takes entries; False if it cannot."""
     if raft.tracker.get(raft.id) is None or raft.transfer_target != NONE:
         return False
-    return replication.propose(raft, screen(raft, message.entries))
+    pending = raft.pending_change_index
+    if replication.propose(raft, screen(raft, message.entries)):
+        return True
+    raft.pending_change_index = pending
+    return False
 
 
 def _window(raft: Raft) -> tuple[int, int]:

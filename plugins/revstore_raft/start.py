@@ -6,6 +6,9 @@ Rules of this file:
    alone is written without a sync.
 2. The log must reach everything committed and everything applied. If it does not,
    disks forgot what was promised, and the member must not take part.
+3. The term is at least that of the last entry. It can be behind where a snapshot was
+   noted and the hard state beside it was lost; then no vote of that term was given, for
+   a vote is durable before it is seen.
 """
 
 from __future__ import annotations
@@ -53,6 +56,8 @@ def make_raft(
     changes.restore(raft, conf_state)
     raft.term = hard_state.term
     raft.vote = hard_state.vote
+    if 0 < raft.term < log.last_term():
+        raft.term, raft.vote = log.last_term(), NONE
     log.commit_to(max(hard_state.commit, applied))
     if applied:
         log.applied_to(applied, 0)
