@@ -34,7 +34,7 @@ from revstore.embedded.values import (
     make_span,
     to_bytes,
 )
-from revstore.embedded.watch import QUEUE_MAX, WatchCanceled, decode_event
+from revstore.embedded.watch import ResponseQueue, WatchCanceled, decode_event
 from revstore.errors import ApiError, Unavailable, UsageError
 from revstore.node.aio import AsyncNode
 from revstore.node.replica import Replica
@@ -49,7 +49,7 @@ class AsyncWatcher:
     """Changes in order, each once; iterate with ``async for``. Must be closed."""
 
     def __init__(self, replica: Replica, request: rpc_pb2.WatchCreateRequest) -> None:
-        self._responses: deque[bytes] = deque()
+        self._responses = ResponseQueue()
         self._pending: deque[WatchEvent] = deque()
         self._arrived = asyncio.Event()
         self._closed = False
@@ -59,12 +59,12 @@ class AsyncWatcher:
 
     def send(self, header_revision: int, body: bytes) -> None:
         """Called by the hub."""
-        self._responses.append(body)
+        self._responses.push(body)
         self._arrived.set()
 
     def writable(self) -> bool:
         """Called by the hub: whether it may go on."""
-        return len(self._responses) < QUEUE_MAX
+        return not self._responses.full
 
     async def next_event(self) -> WatchEvent | None:
         """The next change; None once the watcher is closed.
@@ -85,9 +85,9 @@ class AsyncWatcher:
         return self._pending.popleft()
 
     def _take(self) -> None:
-        was_full = not self.writable()
-        response = rpc_pb2.WatchResponse.FromString(self._responses.popleft())
-        if was_full:
+        was_full = self._responses.full
+        response = rpc_pb2.WatchResponse.FromString(self._responses.pop())
+        if was_full and not self._responses.full:
             self._stream.on_writable()
         self._pending.extend(decode_event(event) for event in response.events)
         if response.canceled:

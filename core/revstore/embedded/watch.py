@@ -16,6 +16,8 @@ from revstore.watch.stream import WatchStream
 
 QUEUE_MAX = 1_000
 """Responses that may wait for a slow reader; the rest is read from history later."""
+QUEUE_BYTES_MAX = 4 << 20
+"""The same in bytes: a response of history alone can have a megabyte."""
 
 
 class WatchCanceled(RevstoreError):  # noqa: N818 - etcd's own word
@@ -48,21 +50,50 @@ def _pair(pair: kv_pb2.KeyValue) -> KeyValue:
     )
 
 
+class ResponseQueue:
+    """Responses on their way to a reader, bounded in number and bytes."""
+
+    __slots__ = ("_bodies", "_size")
+
+    def __init__(self) -> None:
+        self._bodies: deque[bytes] = deque()
+        self._size = 0
+
+    def __len__(self) -> int:
+        return len(self._bodies)
+
+    @property
+    def full(self) -> bool:
+        """Whether no more should be put in; what is put in all the same is kept."""
+        return len(self._bodies) >= QUEUE_MAX or self._size >= QUEUE_BYTES_MAX
+
+    def push(self, body: bytes) -> None:
+        """Put one in at the end."""
+        self._bodies.append(body)
+        self._size += len(body)
+
+    def pop(self) -> bytes:
+        """Take the oldest one. Raises: IndexError: there is none."""
+        body = self._bodies.popleft()
+        self._size -= len(body)
+        return body
+
+
 class QueueSink:
     """Where the hub puts responses; the reader takes them from the other side."""
 
     def __init__(self, notify: Callable[[], None]) -> None:
-        self.responses: deque[tuple[int, bytes]] = deque()
+        self.responses = ResponseQueue()
         self._notify = notify
 
     def send(self, header_revision: int, body: bytes) -> None:
         """Called by the hub under the shell's lock."""
-        self.responses.append((header_revision, body))
+        self.responses.push(body)
         self._notify()
 
     def writable(self) -> bool:
         """Whether the hub may go on."""
-        return len(self.responses) < QUEUE_MAX
+        return not self.responses.full
 
 
 class Watcher:
@@ -102,7 +133,7 @@ class Watcher:
         return event
 
     def _fill(self, deadline: float | None) -> bool:
-        """Wait for a response and decode what is there; False if time ran out."""
+        """Wait for a response and decode it; False if time ran out."""
         shell, responses = self._shell, self._sink.responses
         with shell.lock:
             while not responses:
@@ -112,16 +143,15 @@ class Watcher:
                 if wait is not None and wait <= 0:
                     return False
                 shell.wait_for_progress(1.0 if wait is None else min(wait, 1.0))
-            was_full = not self._sink.writable()
-            taken = list(responses)
-            responses.clear()
-            if was_full:
+            was_full = responses.full
+            body = responses.pop()
+            if was_full and not responses.full:
                 self._stream.on_writable()
-        for _, body in taken:
-            self._take(rpc_pb2.WatchResponse.FromString(body))
+        self._decode(body)
         return True
 
-    def _take(self, response: rpc_pb2.WatchResponse) -> None:
+    def _decode(self, body: bytes) -> None:
+        response = rpc_pb2.WatchResponse.FromString(body)
         self._pending.extend(decode_event(event) for event in response.events)
         if response.canceled:
             reason = response.cancel_reason
