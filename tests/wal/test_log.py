@@ -328,3 +328,34 @@ def test_unsafe_no_fsync_never_syncs(
     wal.close()
     assert told == [None]
     assert calls == []
+
+
+def test_several_callers_of_sync_take_turns(files: SimulatedFiles) -> None:
+    """Two threads that wrote at once left a file that did not continue the last one."""
+    wal = SegmentWal(DIRECTORY, b"", False, SMALL, files)
+    told: list[int] = []
+
+    def append(index: int) -> None:
+        entries = entries_of(index, 1, size=1500)
+        wal.append(HardState(1, 1, 0), entries, lambda _: told.append(index))
+
+    second = threading.Thread(target=wal.sync)
+
+    def begin_second(operation: Operation) -> None:
+        if operation.kind == "fdatasync":
+            files.before = None
+            append(3)
+            append(4)
+            second.start()
+            second.join(0.1)
+
+    append(1)
+    append(2)
+    files.before = begin_second
+    wal.sync()
+    second.join(PATIENCE_S)
+    assert told == [1, 2, 3, 4]
+    wal.close()
+    wal = SegmentWal(DIRECTORY, b"", False, SMALL, files)
+    assert [entry.index for entry in wal.read(1, 5)] == [1, 2, 3, 4]
+    wal.close()

@@ -64,8 +64,9 @@ class WalRecovery(msgspec.Struct, frozen=True):
 class Wal(ABC):
     """An open log.
 
-    Threads: ``append``, ``sync``, ``save_snapshot``, ``purge_to`` and ``close`` are called by one thread at a
-    time (the shell's); ``read``, ``term``, ``first_index`` and ``last_index`` by any.
+    Threads: ``append``, ``save_snapshot``, ``purge_to`` and ``close`` are called by one
+    thread at a time (the shell's); ``sync`` by any number beside them, but for
+    ``close``; ``read``, ``term``, ``first_index`` and ``last_index`` by any.
     A log made with ``threaded=True`` runs its own thread, which syncs what was
     appended; one made with ``threaded=False`` becomes durable in ``sync`` alone.
     """
