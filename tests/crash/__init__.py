@@ -1,0 +1,1 @@
+"""Kills, power cuts and failing disks: nothing acknowledged is lost."""
