@@ -12,11 +12,11 @@ Rules of this file:
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from random import Random
-from typing import NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from revstore import logs
 from revstore.api.replica import Tag
@@ -29,6 +29,7 @@ from revstore.interfaces.consensus import (
     ConfChange,
     ConfChangeSingle,
     ConfChangeType,
+    Consensus,
     ConsensusStart,
 )
 from revstore.interfaces.wal import Wal
@@ -58,6 +59,58 @@ class Member(NamedTuple):
     directory: DataDir
 
 
+class Joining(NamedTuple):
+    """Who a member is that was added to a running cluster.
+
+    Its log begins empty: the leader sends it everything, the membership too.
+    """
+
+    member_id: int
+    cluster_id: int
+
+
+class Place(NamedTuple):
+    """Where a member's data is."""
+
+    backend: Path
+    wal: Path
+    inbox: Inbox
+
+
+class Makers(Protocol):
+    """What makes the plugins of a member: ``PluginManager``, or a test's own."""
+
+    def make_backend(
+        self,
+        name: str,
+        directory: Path,
+        keyspaces: Sequence[str],
+        options: Mapping[str, Any] | None = None,
+    ) -> Backend:
+        """See ``PluginManager``."""
+        ...
+
+    def make_wal(
+        self,
+        name: str,
+        directory: Path,
+        metadata: bytes,
+        threaded: bool,
+        options: Mapping[str, Any] | None = None,
+    ) -> Wal:
+        """See ``PluginManager``."""
+        ...
+
+    def make_consensus(
+        self,
+        name: str,
+        start: ConsensusStart,
+        options: Mapping[str, Any] | None = None,
+    ) -> Consensus:
+        """See ``PluginManager``."""
+        ...
+
+
 def open_member(
     settings: MemberSettings,
     plugins: PluginManager,
@@ -80,30 +133,67 @@ def open_member(
     directory = DataDir(
         settings.data_dir, settings.wal_dir, settings.backend.name, settings.wal.name
     )
-    opened: list[Callable[[], None]] = [directory.close]
+    try:
+        place = Place(
+            directory.backend_path,
+            directory.wal_path,
+            FileInbox(directory.path / "member" / "snapshot.in"),
+        )
+        replica = open_replica(
+            settings,
+            plugins,
+            shell,
+            place,
+            threaded=threaded,
+            random=random,
+            unix_time=unix_time,
+        )
+    except BaseException:
+        directory.close()
+        raise
+    return Member(replica, directory)
+
+
+def open_replica(
+    settings: MemberSettings,
+    plugins: Makers,
+    shell: Shell,
+    place: Place,
+    *,
+    threaded: bool,
+    random: Random,
+    unix_time: float,
+    joining: Joining | None = None,
+) -> Replica:
+    """The same for a place that is locked already, such as a simulated disk.
+
+    Raises: as ``open_member``.
+    """
+    opened: list[Callable[[], None]] = []
     try:
         backend = plugins.make_backend(
             settings.backend.name,
-            directory.backend_path,
+            place.backend,
             tables.KEYSPACES,
             dict(settings.backend.options),
         )
         opened.append(backend.close)
-        initial = initial_members(settings)
-        own_id = next(
-            m.ID for m in initial if m.member_attributes.name == settings.name
-        )
-        cluster_id = ids.cluster_id(m.ID for m in initial)
+        initial: list[membership_pb2.Member] = []
+        if joining is None:
+            initial = initial_members(settings)
+            own_id = next(
+                m.ID for m in initial if m.member_attributes.name == settings.name
+            )
+            joining = Joining(own_id, ids.cluster_id(m.ID for m in initial))
         wal = plugins.make_wal(
             settings.wal.name,
-            directory.wal_path,
-            entries.encode_metadata(own_id, cluster_id),
+            place.wal,
+            entries.encode_metadata(joining.member_id, joining.cluster_id),
             threaded,
             dict(settings.wal.options),
         )
         opened.append(wal.close)
-        inbox = FileInbox(directory.path / "member" / "snapshot.in")
-        finish_install(backend, wal, inbox)
+        finish_install(backend, wal, place.inbox)
         store = Store(
             backend,
             StoreOptions(
@@ -111,7 +201,7 @@ def open_member(
                 flush_interval_s=settings.flush_interval_s,
             ),
         )
-        replica = _join(
+        return _join(
             settings,
             plugins,
             shell,
@@ -120,19 +210,18 @@ def open_member(
             backend,
             wal,
             store,
-            inbox,
+            place.inbox,
             initial,
         )
     except BaseException:
         for close in reversed(opened):
             close()
         raise
-    return Member(replica, directory)
 
 
 def _join(
     settings: MemberSettings,
-    plugins: PluginManager,
+    plugins: Makers,
     shell: Shell,
     random: Random,
     unix_time: float,
@@ -145,7 +234,7 @@ def _join(
     recovery = wal.recovery()
     own_id, cluster_id = entries.decode_metadata(recovery.metadata)
     hard_state = recovery.hard_state
-    if wal.last_index() == 0 and store.applied_index == 0:
+    if initial and wal.last_index() == 0 and store.applied_index == 0:
         hard_state = _bootstrap(wal, initial)
     _check_fit(settings.data_dir, wal, store)
     if recovery.truncated_bytes:
