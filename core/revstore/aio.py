@@ -18,6 +18,13 @@ from revstore.api import errors
 from revstore.api.replica import Tag
 from revstore.apply import validate
 from revstore.embedded.lease import TTL_MAX_S
+from revstore.embedded.requests import (
+    delete_request,
+    delete_result,
+    put_request,
+    put_result,
+    watch_request,
+)
 from revstore.embedded.settings import make_settings
 from revstore.embedded.txn import Compare, Operation, Txn, make_txn
 from revstore.embedded.values import (
@@ -172,19 +179,8 @@ class AsyncStore:
         self, key: Key, value: Key, *, lease: int = 0, prev_kv: bool = False
     ) -> PutResult:
         """Set a key; durable when this returns. Raises: as ``EmbeddedStore.put``."""
-        request = rpc_pb2.PutRequest(
-            key=to_bytes(key),
-            value=to_bytes(value, "value"),
-            lease=lease,
-            prev_kv=prev_kv,
-        )
-        validate.check_put_request(request)
-        result = await self._commit(Tag.PUT, request)
-        answer = rpc_pb2.PutResponse.FromString(result.body)
-        if not answer.HasField("prev_kv"):
-            return PutResult(result.revision)
-        prev = decode_pair(answer.prev_kv.SerializeToString())
-        return PutResult(result.revision, prev)
+        request = put_request(key, value, lease, prev_kv)
+        return put_result(await self._commit(Tag.PUT, request))
 
     async def delete(
         self,
@@ -195,20 +191,8 @@ class AsyncStore:
         prev_kv: bool = False,
     ) -> DeleteResult:
         """Delete a key, a range or a prefix. Raises: as ``EmbeddedStore.delete``."""
-        if end is None and prefix is None:
-            if key is None:
-                raise UsageError("give a key, a range or a prefix; prefix=b'' is all")
-            span = (to_bytes(key), b"")
-        else:
-            span = make_span(key, end, prefix)
-        request = rpc_pb2.DeleteRangeRequest(
-            key=span[0], range_end=span[1], prev_kv=prev_kv
-        )
-        validate.check_delete_request(request)
-        result = await self._commit(Tag.DELETE_RANGE, request)
-        answer = rpc_pb2.DeleteRangeResponse.FromString(result.body)
-        prevs = tuple(decode_pair(kv.SerializeToString()) for kv in answer.prev_kvs)
-        return DeleteResult(result.revision, answer.deleted, prevs)
+        request = delete_request(key, end, prefix, prev_kv)
+        return delete_result(await self._commit(Tag.DELETE_RANGE, request))
 
     async def txn(
         self,
@@ -259,17 +243,12 @@ class AsyncStore:
         prefix: Key | None = None,
         start_revision: int = 0,
         prev_kv: bool = False,
+        puts: bool = True,
+        deletes: bool = True,
     ) -> AsyncWatcher:
         """Changes of one key, a range, a prefix or all. See ``EmbeddedStore.watch``."""
-        if key is not None and end is None and prefix is None:
-            span = (to_bytes(key), b"")
-        else:
-            span = make_span(key, end, prefix)
-        request = rpc_pb2.WatchCreateRequest(
-            key=span[0],
-            range_end=span[1],
-            start_revision=start_revision,
-            prev_kv=prev_kv,
+        request = watch_request(
+            key, end, prefix, start_revision, prev_kv, puts, deletes
         )
         watcher = AsyncWatcher(self._replica, request)
         self._watchers.add(watcher)

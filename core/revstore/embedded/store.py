@@ -18,6 +18,13 @@ from revstore.api.replica import Tag
 from revstore.apply import validate
 from revstore.apply.puts import PlainPuts, check_puts
 from revstore.embedded.lease import Lease, grant_request, renew
+from revstore.embedded.requests import (
+    delete_request,
+    delete_result,
+    put_request,
+    put_result,
+    watch_request,
+)
 from revstore.embedded.settings import make_settings
 from revstore.embedded.shell import EmbeddedShell
 from revstore.embedded.txn import Compare, Operation, Txn, make_txn
@@ -146,21 +153,8 @@ class EmbeddedStore:
             ApiError: NOT_FOUND for an unknown lease, and etcd's other refusals.
             StorageError: the disk failed.
         """
-        request = rpc_pb2.PutRequest(
-            key=to_bytes(key),
-            value=to_bytes(value, "value"),
-            lease=lease,
-            prev_kv=prev_kv,
-        )
-        validate.check_put_request(request)
-        result = self._commit(Tag.PUT, request)
-        if not prev_kv:
-            return PutResult(result.revision)
-        answer = rpc_pb2.PutResponse.FromString(result.body)
-        if not answer.HasField("prev_kv"):
-            return PutResult(result.revision)
-        prev = decode_pair(answer.prev_kv.SerializeToString())
-        return PutResult(result.revision, prev)
+        request = put_request(key, value, lease, prev_kv)
+        return put_result(self._commit(Tag.PUT, request))
 
     def put_many(self, pairs: Iterable[tuple[Key, Key]]) -> int:
         """Set several different keys in one transaction; returns its revision.
@@ -188,20 +182,8 @@ class EmbeddedStore:
             ApiError: etcd's refusals.
             StorageError: the disk failed.
         """
-        if end is None and prefix is None:
-            if key is None:
-                raise UsageError("give a key, a range or a prefix; prefix=b'' is all")
-            span = (to_bytes(key), b"")
-        else:
-            span = make_span(key, end, prefix)
-        request = rpc_pb2.DeleteRangeRequest(
-            key=span[0], range_end=span[1], prev_kv=prev_kv
-        )
-        validate.check_delete_request(request)
-        result = self._commit(Tag.DELETE_RANGE, request)
-        answer = rpc_pb2.DeleteRangeResponse.FromString(result.body)
-        prevs = tuple(decode_pair(kv.SerializeToString()) for kv in answer.prev_kvs)
-        return DeleteResult(result.revision, answer.deleted, prevs)
+        request = delete_request(key, end, prefix, prev_kv)
+        return delete_result(self._commit(Tag.DELETE_RANGE, request))
 
     def txn(
         self,
@@ -253,19 +235,8 @@ class EmbeddedStore:
         Raises:
             WatchCanceled: from the watcher, if the history wanted is compacted.
         """
-        if key is not None and end is None and prefix is None:
-            span = (to_bytes(key), b"")
-        else:
-            span = make_span(key, end, prefix)
-        kinds = rpc_pb2.WatchCreateRequest
-        dropped = [] if puts else [kinds.NOPUT]
-        dropped += [] if deletes else [kinds.NODELETE]
-        request = rpc_pb2.WatchCreateRequest(
-            key=span[0],
-            range_end=span[1],
-            start_revision=start_revision,
-            prev_kv=prev_kv,
-            filters=dropped,
+        request = watch_request(
+            key, end, prefix, start_revision, prev_kv, puts, deletes
         )
         return Watcher(self._shell, request)
 

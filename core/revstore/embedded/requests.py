@@ -1,0 +1,90 @@
+"""From a caller's arguments to a request, and from a result to a value.
+
+What the synchronous and the asyncio store have in common.
+"""
+
+from __future__ import annotations
+
+from revstore.apply import validate
+from revstore.embedded.values import (
+    DeleteResult,
+    Key,
+    PutResult,
+    decode_pair,
+    make_span,
+    to_bytes,
+)
+from revstore.errors import UsageError
+from revstore.proto import rpc_pb2
+from revstore.types import ApplyResult
+
+
+def put_request(key: Key, value: Key, lease: int, prev_kv: bool) -> rpc_pb2.PutRequest:
+    """A checked put. Raises: UsageError, ApiError."""
+    request = rpc_pb2.PutRequest(
+        key=to_bytes(key),
+        value=to_bytes(value, "value"),
+        lease=lease,
+        prev_kv=prev_kv,
+    )
+    validate.check_put_request(request)
+    return request
+
+
+def put_result(result: ApplyResult) -> PutResult:
+    """The outcome of a put."""
+    if not result.body:
+        return PutResult(result.revision)
+    answer = rpc_pb2.PutResponse.FromString(result.body)
+    prev = decode_pair(answer.prev_kv.SerializeToString())
+    return PutResult(result.revision, prev)
+
+
+def delete_request(
+    key: Key | None, end: Key | None, prefix: Key | None, prev_kv: bool
+) -> rpc_pb2.DeleteRangeRequest:
+    """A checked delete of one key, a range or a prefix. Raises: UsageError, ApiError."""
+    if end is None and prefix is None:
+        if key is None:
+            raise UsageError("give a key, a range or a prefix; prefix=b'' is all")
+        span = (to_bytes(key), b"")
+    else:
+        span = make_span(key, end, prefix)
+    request = rpc_pb2.DeleteRangeRequest(
+        key=span[0], range_end=span[1], prev_kv=prev_kv
+    )
+    validate.check_delete_request(request)
+    return request
+
+
+def delete_result(result: ApplyResult) -> DeleteResult:
+    """The outcome of a delete."""
+    answer = rpc_pb2.DeleteRangeResponse.FromString(result.body)
+    prevs = tuple(decode_pair(kv.SerializeToString()) for kv in answer.prev_kvs)
+    return DeleteResult(result.revision, answer.deleted, prevs)
+
+
+def watch_request(
+    key: Key | None,
+    end: Key | None,
+    prefix: Key | None,
+    start_revision: int,
+    prev_kv: bool,
+    puts: bool,
+    deletes: bool,
+) -> rpc_pb2.WatchCreateRequest:
+    """A watch of one key, a range, a prefix or all. Raises: UsageError."""
+    if key is not None and end is None and prefix is None:
+        span = (to_bytes(key), b"")
+    else:
+        span = make_span(key, end, prefix)
+    kinds = rpc_pb2.WatchCreateRequest
+    dropped = [] if puts else [kinds.NOPUT]
+    dropped += [] if deletes else [kinds.NODELETE]
+    return rpc_pb2.WatchCreateRequest(
+        key=span[0],
+        range_end=span[1],
+        start_revision=start_revision,
+        prev_kv=prev_kv,
+        filters=dropped,
+    )
