@@ -5,6 +5,7 @@ The order is that of B-02. Puts go to LMDB as one call with one cursor.
 
 from __future__ import annotations
 
+from itertools import islice
 from operator import itemgetter, lt
 
 import lmdb
@@ -47,8 +48,9 @@ def _put_all(
     puts = changes.puts
     keys = [key for key, _ in puts]
     with txn.cursor(space.rows) as cursor:
-        append = changes.ascending and really_ascends(cursor, keys)
-        if not append:
+        sorted_already = ascends(keys)
+        append = changes.ascending and sorted_already and is_beyond(cursor, keys[0])
+        if not sorted_already:
             puts = _prepared(txn, space, puts, keys)
         consumed, _ = cursor.putmulti(puts, append=append)
     if consumed != len(puts):
@@ -81,13 +83,19 @@ def _prepared(
     return sorted(puts, key=_key_of)
 
 
-def really_ascends(cursor: lmdb.Cursor[bytes], keys: list[bytes]) -> bool:
-    """Whether append mode is safe: it drops a key out of order without an error."""
+def ascends(keys: list[bytes]) -> bool:
+    """Whether keys are sorted, different, and such as LMDB takes as they are."""
     if not keys[0] or max(map(len, keys)) > DIRECT_BYTES_MAX:
         return False
-    if not all(map(lt, keys, keys[1:])):
-        return False
-    return not cursor.last() or cursor.key() < keys[0]
+    return all(map(lt, keys, islice(keys, 1, None)))
+
+
+def is_beyond(cursor: lmdb.Cursor[bytes], key: bytes) -> bool:
+    """Whether a key lies behind all rows.
+
+    Append mode is safe only then: it drops a key out of order without an error.
+    """
+    return not cursor.last() or cursor.key() < key
 
 
 def _delete_range(

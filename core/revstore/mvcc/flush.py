@@ -52,29 +52,30 @@ class FlushJob:
         index.deletes = overlay.index_deletes
         current = batch.keyspace(CURRENT)
         changes: list[tuple[bytes, bytes, bytes]] = []
+        add_row, add_change = log.puts.append, changes.append
         revision, main = 0, b""
         for event, pred in zip(overlay.events, overlay.preds, strict=True):
             if event.revision != revision:
                 revision = event.revision
                 main = revision.to_bytes(8, "big")
-            sub, deleted, key = event.sub, event.deleted, event.key
-            log.puts.append((main + log_suffix(sub, deleted), event.kv))
-            change = pred + change_suffix(sub, deleted)
-            changes.append((index_prefix(key) + main, change, key))
+            sub, key = event.sub, event.key
+            if sub < _ENDS_MAX and not event.deleted:
+                row_end, change_end = _ENDS[sub]
+            else:
+                row_end, change_end = _ends(sub, event.deleted)
+            add_row((main + row_end, event.kv))
+            add_change((index_prefix(key) + main, pred + change_end, key))
         changes.sort()
         # Sorted index rows are sorted by key, so one sort serves both keyspaces. A key
         # in ``records`` without a change is as in the layer below.
         index.puts = [(row_key, change) for row_key, change, _ in changes]
         records = overlay.records
-        last: bytes | None = None
-        for _, _, key in changes:
-            if key != last:
-                last = key
-                row = records[key]
-                if row is None:
-                    current.deletes.append(key)
-                else:
-                    current.puts.append((key, row))
+        for key in dict.fromkeys([key for _, _, key in changes]):
+            row = records[key]
+            if row is None:
+                current.deletes.append(key)
+            else:
+                current.puts.append((key, row))
         for name, rows in overlay.system.items():
             keyspace = batch.keyspace(name)
             for key, value in sorted(rows.items()):
@@ -84,3 +85,13 @@ class FlushJob:
                     keyspace.puts.append((key, value))
         batch.put(META, STATE_KEY, encode_state(self.state))
         return batch
+
+
+def _ends(sub: int, deleted: bool) -> tuple[bytes, bytes]:
+    """How a change's row key in LOG and its value in INDEX end."""
+    return log_suffix(sub, deleted), change_suffix(sub, deleted)
+
+
+_ENDS_MAX = 1024
+_ENDS = [_ends(sub, False) for sub in range(_ENDS_MAX)]
+"""Those of puts, by sub."""
