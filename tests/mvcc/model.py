@@ -117,12 +117,14 @@ class Model:
                 answer.kvs[-1].value = b""
         return answer
 
-    def check_put(self, request: rpc_pb2.PutRequest) -> None:
-        if request.lease and request.lease not in self.leases:
-            raise errors.LEASE_NOT_FOUND.fresh()
+    def check_put(self, request: rpc_pb2.PutRequest, in_txn: bool = False) -> None:
         keeps_part = request.ignore_value or request.ignore_lease
-        if keeps_part and request.key not in self.now():
+        no_key = keeps_part and request.key not in self.now()
+        no_lease = request.lease and request.lease not in self.leases
+        if no_key and (in_txn or not no_lease):
             raise errors.KEY_NOT_FOUND.fresh()
+        if no_lease:
+            raise errors.LEASE_NOT_FOUND.fresh()
 
     def put(self, request: rpc_pb2.PutRequest) -> rpc_pb2.PutResponse:
         main = self.revision + 1
@@ -170,7 +172,7 @@ class Model:
         plan = self.operations(request, list(path))
         for op in plan:
             if op.HasField("request_put"):
-                self.check_put(op.request_put)
+                self.check_put(op.request_put, in_txn=True)
         for op in plan:
             revision = op.request_range.revision
             if op.HasField("request_range") and revision != 0:

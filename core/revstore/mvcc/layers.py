@@ -105,9 +105,8 @@ class Layers:
         """
         if revision is not None and revision < self.base:
             return self._page_below_base(lo, hi, revision, limit, bytes_max)
-        changes = self._changes(lo, hi, revision)
-        if changes or bytes_max:
-            return self._page_merged(lo, hi, changes, limit, bytes_max)
+        if bytes_max or self._touched(lo, hi):
+            return self._page_merged(lo, hi, revision, limit, bytes_max)
         rows: list[bytes] = []
         chunk = min(limit, _CHUNK) if limit else _CHUNK
         pairs: list[Pair] = []
@@ -167,17 +166,26 @@ class Layers:
                     merged[key] = None if event.deleted else event.kv
         return sorted(merged.items())
 
+    def _touched(self, lo: bytes, hi: bytes | None) -> bool:
+        """Whether an overlay has keys in the range."""
+        flushing = self.flushing
+        return self.active.touches(lo, hi) or (
+            flushing is not None and flushing.touches(lo, hi)
+        )
+
     def _page_merged(
         self,
         lo: bytes,
         hi: bytes | None,
-        changes: list[Change],
+        revision: int | None,
         limit: int,
         bytes_max: int,
     ) -> Page:
         rows: list[bytes] = []
         size = 0
-        for keys, found in self._merged(lo, hi, changes, limit, bytes_max):
+        bounded = limit or bytes_max
+        chunk = min(limit or _CHUNK, _BOUNDED_CHUNK) if bounded else _CHUNK
+        for keys, found in self._merged(lo, hi, revision, chunk):
             if limit and len(rows) + len(found) >= limit:
                 rest = limit - len(rows)
                 return rows + found[:rest], keys[rest - 1] + b"\x00"
@@ -189,34 +197,24 @@ class Layers:
         return rows, None
 
     def _merged(
-        self,
-        lo: bytes,
-        hi: bytes | None,
-        changes: list[Change],
-        limit: int,
-        bytes_max: int,
+        self, lo: bytes, hi: bytes | None, revision: int | None, chunk: int
     ) -> Iterator[tuple[list[bytes], list[bytes]]]:
-        """CURRENT under the changes: lists of keys with lists of rows, none empty."""
-        position = 0
-        end = len(changes)
-        bounded = limit or bytes_max
-        chunk = min(limit or _CHUNK, _BOUNDED_CHUNK) if bounded else _CHUNK
+        """CURRENT under the overlays: lists of keys with lists of rows, none empty."""
         for pairs in self.snapshot.scan(CURRENT, lo, hi, chunk=chunk):
-            last = pairs[-1][0]
-            if position < end and changes[position][0] <= last:
-                stop = position
-                while stop < end and changes[stop][0] <= last:
-                    stop += 1
-                merged: dict[bytes, bytes | None] = dict(pairs)
-                merged.update(changes[position:stop])
-                position = stop
-                live = [item for item in sorted(merged.items()) if item[1] is not None]
-                if not live:
-                    continue
-                yield [key for key, _ in live], [row for _, row in live if row]
-            else:
+            # What the overlays say is gathered chunk by chunk, so a page costs what it
+            # covers however much waits to be flushed.
+            beyond = pairs[-1][0] + b"\x00"
+            changes = self._changes(lo, beyond, revision)
+            lo = beyond
+            if not changes:
                 yield [key for key, _ in pairs], [row for _, row in pairs]
-        tail = [item for item in changes[position:] if item[1] is not None]
+                continue
+            merged: dict[bytes, bytes | None] = dict(pairs)
+            merged.update(changes)
+            live = [item for item in sorted(merged.items()) if item[1] is not None]
+            if live:
+                yield [key for key, _ in live], [row for _, row in live if row]
+        tail = [item for item in self._changes(lo, hi, revision) if item[1] is not None]
         for start in range(0, len(tail), chunk):
             part = tail[start : start + chunk]
             yield [key for key, _ in part], [row for _, row in part if row]

@@ -15,8 +15,8 @@ from bisect import bisect_left, insort
 
 from revstore.types import Event
 
-_INSORT_MAX = 24
-"""Above this many new keys one sort of the list beats inserting them one by one."""
+_INSORT_SHARE = 200
+"""Inserting new keys one by one beats a sort while they are fewer than a 200th."""
 
 
 class Overlay:
@@ -68,8 +68,16 @@ class Overlay:
         last = len(keys) if hi is None else bisect_left(keys, hi, first)
         return keys[first:last]
 
+    def touches(self, lo: bytes, hi: bytes | None) -> bool:
+        """Whether there are changed keys with lo <= key < hi."""
+        if self.new_keys:
+            self._sort()
+        keys = self._sorted
+        first = bisect_left(keys, lo)
+        return first < len(keys) and (hi is None or keys[first] < hi)
+
     def _sort(self) -> None:
-        if len(self.new_keys) <= _INSORT_MAX:
+        if len(self.new_keys) * _INSORT_SHARE < len(self._sorted):
             for key in self.new_keys:
                 insort(self._sorted, key)
         else:
