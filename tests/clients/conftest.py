@@ -1,0 +1,23 @@
+"""Servers for the sessions of clients."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.clients.pair import Pair, serving
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
+    """A revstore on LMDB and an etcd with the same history."""
+    with serving("lmdb", tmp_path_factory.mktemp("pair")) as found:
+        yield found
+
+
+@pytest.fixture
+def fresh_pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
+    """As ``pair``, for one test alone."""
+    with serving("lmdb", tmp_path_factory.mktemp("fresh")) as found:
+        yield found

@@ -1,0 +1,1 @@
+"""Programs that run with the python of another environment."""
