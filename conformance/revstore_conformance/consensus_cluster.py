@@ -72,9 +72,8 @@ class Image(msgspec.Struct):
         if index == self.base.index:
             return self.base.term
         position = index - self.base.index - 1
-        return (
-            self.entries[position].term if 0 <= position < len(self.entries) else None
-        )
+        inside = 0 <= position < len(self.entries)
+        return self.entries[position].term if inside else None
 
     def last_index(self) -> int:
         """Index of the last entry."""
@@ -122,10 +121,6 @@ class Disk:
         persist = self._unsynced.popleft()
         self.durable.write(persist)
         return persist.sequence
-
-    def unsynced(self) -> int:
-        """How many batches are not durable."""
-        return len(self._unsynced)
 
     def crash(self) -> None:
         """Lose what is not durable."""

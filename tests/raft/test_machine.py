@@ -177,6 +177,12 @@ def test_a_log_that_forgot_is_refused(hard_state: HardState, applied: int) -> No
         machine_of(Entry(1, 1), hard_state=hard_state, applied=applied)
 
 
+def test_the_term_is_at_least_that_of_the_log() -> None:
+    """A term that the log shows was entered, even if the hard state does not say so."""
+    machine, _ = machine_of(Entry(5, 1), hard_state=HardState(3, 2, 0))
+    assert (machine.status().term, machine.status().vote) == (5, 0)
+
+
 def test_a_log_with_a_hole_is_refused() -> None:
     """A log that begins behind what is applied stops the member."""
     storage = StubStorage()
@@ -220,6 +226,20 @@ def test_too_much_is_refused() -> None:
         leader.machine.propose([bytes(200)])
     cluster.settle()
     assert leader.machine.propose([bytes(200)]) is not None
+
+
+def test_a_change_that_is_dropped_leaves_no_trace() -> None:
+    """A change that the bound refused does not stand in the way of the next one."""
+    cluster = Cluster(PLUGIN, 3, options=RaftOptions(uncommitted_bytes_max=10))
+    leader = cluster.elect(1)
+    leader.machine.propose([bytes(10)])
+    change = change_of((ConfChangeType.ADD_LEARNER_NODE, 4))
+    with pytest.raises(ProposalDropped, match="raft proposal dropped"):
+        leader.machine.propose_conf_change(change)
+    with pytest.raises(ProposalDropped, match="raft proposal dropped"):
+        leader.machine.propose_conf_change(change)
+    cluster.settle()
+    assert leader.machine.propose_conf_change(change) is not None
 
 
 def test_nothing_cannot_be_proposed() -> None:
@@ -372,6 +392,26 @@ def test_snapshots_are_installed() -> None:
     assert (status.applied, status.conf_state) == (9, conf_state)
     with pytest.raises(InvariantViolation):
         machine.applied(1)
+
+
+def test_a_snapshot_frees_what_it_replaces() -> None:
+    """What was handed out before a snapshot does not count against the bound for ever."""
+    entries = [Entry(1, index, bytes(90)) for index in (1, 2, 3)]
+    machine, storage = machine_of(
+        *entries,
+        hard_state=HardState(1, 0, 3),
+        options=RaftOptions(committed_bytes_max=100),
+    )
+    assert len(machine.ready().committed) == 1
+    snapshot = Snapshot(SnapshotMeta(9, 1, ConfState((1, 2))), b"state")
+    machine.step(Message(T.SNAP, to=1, sender=2, term=1, snapshot=snapshot))
+    storage.apply_snapshot(snapshot.meta)
+    machine.persisted(persist_of(machine.ready()).sequence)
+    append(machine, 1, (1, 9), 1)
+    storage.append((Entry(1, 10),))
+    machine.persisted(persist_of(machine.ready()).sequence)
+    machine.step(Message(T.HEARTBEAT, to=1, sender=2, term=1, commit=10))
+    assert [entry.index for entry in machine.ready().committed] == [10]
 
 
 def test_snapshots_stand_at_what_is_applied() -> None:

@@ -395,6 +395,28 @@ def test_a_promise_outlives_the_term() -> None:
     assert [m.reject for m in of(sent(raft), T.VOTE_RESP)] == [False]
 
 
+def test_a_restart_keeps_silent() -> None:
+    """6.4.1: a member that restarts may have made a promise, and keeps it."""
+    raft = make(term=1, check_quorum=True, lease_reads=True)
+    for _ in range(ELECTION_TICKS):
+        answer(raft, T.VOTE, 3, term=2, log_term=9, index=9)
+        assert sent(raft) == []
+        raft.ticks += 1
+    answer(raft, T.VOTE, 3, term=2, log_term=9, index=9)
+    assert [m.reject for m in of(sent(raft), T.VOTE_RESP)] == [False]
+
+
+def test_reads_end_with_the_leadership() -> None:
+    """8: reads of a leadership that is over are not answered in a later one."""
+    raft = lead(make())
+    answer(raft, T.APP_RESP, 2, index=1)
+    step.step(raft, Message(T.READ_INDEX, entries=(Entry(0, 0, b"r"),)))
+    assert raft.reads.size() == 1
+    answer(raft, T.HEARTBEAT, 2, term=raft.term + 1)
+    lead(raft)
+    assert raft.reads.size() == 0
+
+
 # ---- Thesis chapter 3 and 4: transfer and membership ----
 
 

@@ -290,6 +290,20 @@ def test_windows(count_max: int, bytes_max: int, steps: list[tuple[bool, int]]) 
         assert window.count() == len(twin)
 
 
+def test_probing_forgets_what_may_be_lost() -> None:
+    """A commit index that was sent optimistically is sent again after a probe."""
+    row = Progress(5, Inflights(4, NO_LIMIT))
+    row.match = 4
+    row.become_replicate()
+    row.sent_entries(3, 0)
+    row.sent_commit = 7
+    assert not row.can_bump_commit(7)
+    row.become_probe()
+    assert (row.next, row.sent_commit) == (5, 4)
+    row.maybe_update(7)
+    assert row.can_bump_commit(7)
+
+
 # ---- the log ----
 
 
