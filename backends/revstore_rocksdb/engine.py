@@ -35,6 +35,8 @@ COMPRESSIONS = {
 }
 LOG_BYTES_MAX = 4 * 1024 * 1024
 LOGS_MAX = 4
+METADATA_BLOCK_BYTES = 8 * 1024
+"""Size of a part of an index or a filter."""
 
 
 def open_database(directory: Path, options: RocksdbOptions) -> rocksdict.Rdict:
@@ -62,6 +64,13 @@ def _engine_options(options: RocksdbOptions) -> rocksdict.Options:
     table.set_block_cache(rocksdict.Cache(options.block_cache_bytes))
     table.set_cache_index_and_filter_blocks(True)
     table.set_pin_l0_filter_and_index_blocks_in_cache(True)
+    # Whole indexes and filters of a large table have megabytes. The cache is split in
+    # shards of one megabyte, takes nothing larger, and they would be read from disk for
+    # each single get.
+    table.set_index_type(rocksdict.BlockBasedIndexType.two_level_index_search())
+    table.set_partition_filters(True)
+    table.set_metadata_block_size(METADATA_BLOCK_BYTES)
+    table.set_pin_top_level_index_and_filter(True)
     if options.bloom_bits:
         table.set_bloom_filter(options.bloom_bits, False)
     engine = rocksdict.Options(raw_mode=True)
