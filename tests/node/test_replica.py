@@ -13,7 +13,7 @@ from revstore.api import errors
 from revstore.api.replica import Tag
 from revstore.errors import ApiError, ConfigError, CorruptionError, StorageError
 from revstore.node.settings import PluginChoice
-from revstore.proto import rpc_pb2
+from revstore.proto import membership_pb2, rpc_pb2
 from revstore.types import ApplyResult
 from tests.node.virtual import VirtualShell
 
@@ -305,3 +305,37 @@ def test_a_slow_disk_does_not_restart_the_campaign_of_one(
     answers = shell.put(b"k")
     shell.settle()
     assert answers == [ApplyResult(2)]
+
+
+def test_a_lost_leader_is_told_once(shell: VirtualShell, tmp_path: Path) -> None:
+    """Streams that need a leader are ended after three election timeouts without one."""
+    replica = shell.open(
+        tmp_path,
+        consensus=PluginChoice("raft"),
+        name="a",
+        initial_cluster={"a": ("http://a:1",), "b": ("http://b:1",)},
+        peer_urls=("http://a:1",),
+    )
+    told: list[float] = []
+    replica.on_leader_lost = lambda: told.append(shell.clock.time)
+    start = shell.clock.time
+    shell.advance(10.0)
+    assert len(told) == 1
+    assert 3.0 <= told[0] - start <= 3.3
+
+
+def test_a_downgrade_is_remembered(shell: VirtualShell, tmp_path: Path) -> None:
+    """A downgrade that was allowed is shown by the status until it is cancelled."""
+    shell.open(tmp_path)
+    shell.settle()
+    begin = membership_pb2.DowngradeInfoSetRequest(enabled=True, ver="3.5.0")
+    shell.propose(Tag.DOWNGRADE_INFO_SET, begin)
+    shell.settle()
+    shell.crash()
+    shell.open(tmp_path)
+    shell.settle()
+    assert shell.replica.status().downgrade_target == "3.5.0"
+    end = membership_pb2.DowngradeInfoSetRequest(enabled=False)
+    shell.propose(Tag.DOWNGRADE_INFO_SET, end)
+    shell.settle()
+    assert shell.replica.status().downgrade_target == ""

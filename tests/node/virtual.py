@@ -45,12 +45,13 @@ class VirtualShell:
     def open(self, path: Path, **settings: Any) -> Replica:
         """Open a member in a directory, without replaying anything yet."""
         backend = settings.pop("backend", "memory")
+        plugins = settings.pop("plugins", None) or PluginManager({})
         wanted = MemberSettings(
             data_dir=path, backend=PluginChoice(backend), **settings
         )
         self.member = open_member(
             wanted,
-            PluginManager({}),
+            plugins,
             self,
             threaded=False,
             random=Random(7),

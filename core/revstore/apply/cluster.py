@@ -2,7 +2,8 @@
 
 Rows of the keyspace "cluster": ``m`` + member id -> membershippb.Member; ``r`` +
 member id -> nothing, the tombstone of a removed member; ``conf`` -> raftpb.ConfState;
-``version`` -> the cluster version.
+``version`` -> the cluster version; ``downgrade`` -> the version to go back to, while a
+downgrade is running.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from revstore.proto import membership_pb2, raft_pb2, rpc_pb2
 from revstore.types import ConfState, Entry, EntryType
 
 MEMBER, REMOVED, CONF, VERSION = b"m", b"r", b"conf", b"version"
+DOWNGRADE = b"downgrade"
 
 
 def member_context(member: membership_pb2.Member) -> bytes:
@@ -225,6 +227,19 @@ class Cluster:
     def version(self) -> str:
         """The cluster version, empty until it is decided."""
         row = self._store.system_get(tables.CLUSTER, VERSION)
+        return "" if row is None else row.decode()
+
+    def set_downgrade(self, request: membership_pb2.DowngradeInfoSetRequest) -> None:
+        """A downgrade begins, or ends."""
+        if request.enabled:
+            row = request.ver.encode()
+            self._store.system_put(tables.CLUSTER, DOWNGRADE, row)
+        else:
+            self._store.system_delete(tables.CLUSTER, DOWNGRADE)
+
+    def downgrade_target(self) -> str:
+        """The version that a running downgrade goes back to, else empty."""
+        row = self._store.system_get(tables.CLUSTER, DOWNGRADE)
         return "" if row is None else row.decode()
 
     def _described(

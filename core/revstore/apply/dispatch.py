@@ -65,7 +65,7 @@ class StateMachine:
             ),
             Tag.CLUSTER_VERSION_SET: self._set_version,
             Tag.CLUSTER_MEMBER_ATTR_SET: self._set_attributes,
-            Tag.DOWNGRADE_INFO_SET: lambda request: NOTHING,
+            Tag.DOWNGRADE_INFO_SET: self._set_downgrade,
         }
         for tag, function in AUTH_APPLY.items():
             self._functions[tag] = self._auth_function(function)
@@ -86,6 +86,10 @@ class StateMachine:
 
     def _set_attributes(self, request: Any) -> ApplyResult:
         self.cluster.set_attributes(request)
+        return NOTHING
+
+    def _set_downgrade(self, request: Any) -> ApplyResult:
+        self.cluster.set_downgrade(request)
         return NOTHING
 
     def apply(

@@ -125,4 +125,5 @@ class ReplicaFacts:
             is_learner=self.is_learner,
             storage_version=ETCD_API_VERSION.rsplit(".", 1)[0] + ".0",
             quota=self.quota_bytes,
+            downgrade_target=self.cluster.downgrade_target(),
         )

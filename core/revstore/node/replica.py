@@ -66,6 +66,8 @@ LOG = logs.get(__name__)
 APPLY_BATCH_MAX = 2_000
 """Entries applied before the loop gets a turn."""
 
+NEVER = float("inf")
+
 APPLY_LAG_MAX = 5_000
 """Committed entries that may wait to be applied; beyond it requests are refused."""
 
@@ -134,6 +136,9 @@ class Replica(ReplicaFacts):
         """Whether this member was removed from its cluster."""
         self.wall_now = wall_now
         """Seconds since 1970; only ids of new members depend on it."""
+        self.on_leader_lost: Callable[[], None] | None = None
+        """Called when no leader was known for three election timeouts."""
+        self._leaderless_since: float | None = None
         self.send: Callable[[Sequence[Message]], None] | None = None
         """Where messages to other members go; set by whoever has peers."""
         status = parts.consensus.status()
@@ -472,8 +477,11 @@ class Replica(ReplicaFacts):
             return
         now = self.clock.now()
         self.consensus.tick()
-        if not self.leader:
+        if self.leader:
+            self._leaderless_since = None
+        else:
             self._campaign_if_alone()
+            self._watch_leader(now)
         self._waiting.expire(now, errors.TIMEOUT)
         self.reads.expire(now)
         self.membership.expire(now)
@@ -486,6 +494,15 @@ class Replica(ReplicaFacts):
         alone = status.conf_state.voters == (self.member_id,)
         if alone and status.role == Role.FOLLOWER:
             self.consensus.campaign()
+
+    def _watch_leader(self, now: float) -> None:
+        """Tell when there was no leader for three election timeouts, once each time."""
+        if self._leaderless_since is None:
+            self._leaderless_since = now
+        lost_at = self._leaderless_since + 3 * self.settings.election_timeout_s
+        if now >= lost_at and self.on_leader_lost is not None:
+            self._leaderless_since = NEVER
+            self.on_leader_lost()
 
     def was_removed(self) -> None:
         """This member does not belong to the cluster any more: it stops, and says so."""

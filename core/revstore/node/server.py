@@ -167,6 +167,7 @@ async def serve(loaded: LoadedConfig) -> int:
     node = await AsyncNode.open(settings, plugins)
     try:
         table = build_table(node.replica)
+        node.replica.on_leader_lost = table.leader_lost
         server = await transport.serve_clients(table, serve_options(config))
         try:
             _tell_ready(node, server.addresses())
