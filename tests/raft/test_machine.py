@@ -400,7 +400,7 @@ def test_a_snapshot_frees_what_it_replaces() -> None:
     machine, storage = machine_of(
         *entries,
         hard_state=HardState(1, 0, 3),
-        options=RaftOptions(committed_bytes_max=100),
+        options=RaftOptions(committed_bytes_max=90),
     )
     assert len(machine.ready().committed) == 1
     snapshot = Snapshot(SnapshotMeta(9, 1, ConfState((1, 2))), b"state")

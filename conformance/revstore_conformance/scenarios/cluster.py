@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from random import Random
 
 import msgspec
@@ -247,27 +248,27 @@ class Cluster:
         for id in ids:
             if self.member(id).node.has_ready():
                 write(f"> {id} handling Ready\n")
-                indented(lambda id=id: self.process_ready(id))  # type: ignore[misc]
+                indented(partial(self.process_ready, id))
                 busy = True
         for id in ids:
             recipient = Recipient(id)
             if self.waiting(recipient, None)[0]:
                 write(f"> {id} receiving messages\n")
-                indented(lambda r=recipient: self._deliver_one(r))  # type: ignore[misc]
+                indented(partial(self._deliver_one, recipient))
                 busy = True
         for id in ids:
             member = self.member(id)
             if member.append_work:
                 write(f"> {id} processing append thread\n")
                 while member.append_work:
-                    indented(lambda id=id: self.process_append_thread(id))  # type: ignore[misc]
+                    indented(partial(self.process_append_thread, id))
                 busy = True
         for id in ids:
             member = self.member(id)
             if member.apply_work:
                 write(f"> {id} processing apply thread\n")
                 while member.apply_work:
-                    indented(lambda id=id: self.process_apply_thread(id))  # type: ignore[misc]
+                    indented(partial(self.process_apply_thread, id))
                 busy = True
         return busy
 

@@ -10,6 +10,7 @@ Rules of this file:
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 from revstore.errors import ConfigError, InvariantViolation, RevstoreError
 from revstore.interfaces.consensus import (
@@ -234,7 +235,7 @@ class Session:
                 work(id)
                 return
             self._write(f"> {id} {title}\n")
-            self._cluster.output.indented(lambda id=id: work(id))  # type: ignore[misc]
+            self._cluster.output.indented(partial(work, id))
 
     def _stabilize(self, directive: Directive) -> None:
         output = self._cluster.output
