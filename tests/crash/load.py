@@ -38,7 +38,7 @@ class Load:
     def __init__(self, random: Random, writer: int, run: int) -> None:
         self._random = random
         self._writer = writer
-        self._run = run
+        self.run = run
         self._number = 0
         self._leases: list[int] = []
 
@@ -62,7 +62,7 @@ class Load:
     def _about_leases(self) -> Op:
         random = self._random
         if not self._leases or random.random() < 0.3:
-            lease = LEASE_BASE * (self._run * 10 + self._writer + 1) + self._number
+            lease = LEASE_BASE * (self.run * 10 + self._writer + 1) + self._number
             self._leases.append(lease)
             grant = rpc_pb2.LeaseGrantRequest(ID=lease, TTL=TTL_S + self._number)
             return _op(Tag.LEASE_GRANT, grant)
@@ -81,7 +81,7 @@ class Load:
         size = random.choice((0, 10, 100, 300, 300, 3000))
         if random.random() < 0.02:
             size = 20_000
-        return b"%d.%d." % (self._run, self._number) + random.randbytes(size)
+        return b"%d.%d." % (self.run, self._number) + random.randbytes(size)
 
     def _put(self, key: bytes) -> rpc_pb2.PutRequest:
         return rpc_pb2.PutRequest(key=key, value=self._value())
@@ -103,7 +103,7 @@ class Load:
         compare.result = random.choice((rpc_pb2.Compare.EQUAL, rpc_pb2.Compare.GREATER))
         compare.version = random.randint(0, 2)
         for branch, sign in ((request.success, 1), (request.failure, -1)):
-            tail = b" %d.%d" % (self._run, self._number)
+            tail = b" %d.%d" % (self.run, self._number)
             for key, value in ((b"a", sign * amount), (b"b", -sign * amount)):
                 put = branch.add().request_put
                 put.key, put.value = name + key, b"%d" % value + tail
