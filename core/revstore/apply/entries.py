@@ -9,6 +9,7 @@ Rules of this file:
 
 from __future__ import annotations
 
+from functools import cache
 from typing import NamedTuple
 
 from google.protobuf.message import DecodeError, Message
@@ -40,6 +41,13 @@ class Decoded(NamedTuple):
     auth_revision: int
 
 
+@cache
+def _low_table() -> list[bytes]:
+    return [
+        bytes([0x80 | number & 0x7F, 0x80 | number >> 7]) for number in range(LOW_COUNT)
+    ]
+
+
 class RequestEncoder:
     """Wraps requests for the log and numbers them.
 
@@ -51,10 +59,7 @@ class RequestEncoder:
     def __init__(self, seed: int) -> None:
         self._high = (seed & ((1 << 63) - 1)) >> LOW_BITS | 1 << (62 - LOW_BITS)
         self._low = 0
-        self._table = [
-            bytes([0x80 | number & 0x7F, 0x80 | number >> 7])
-            for number in range(LOW_COUNT)
-        ]
+        self._table = _low_table()
         self._set_high()
 
     def _set_high(self) -> None:
