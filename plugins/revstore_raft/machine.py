@@ -65,6 +65,8 @@ CAPABILITIES = ConsensusCapabilities(
     lease_read=True,
 )
 
+_NOT_FROM_PEERS = LOCAL_TYPES | {MessageType.FORGET_LEADER}
+
 _Epoch = tuple[int, int, Role]
 """Term, leader and role: a read belongs to one."""
 
@@ -137,7 +139,7 @@ class RaftConsensus(Consensus):
         """See ``Consensus.step``."""
         kind = message.type
         raft = self._raft
-        if kind in LOCAL_TYPES or message.to != raft.id:
+        if kind in _NOT_FROM_PEERS or message.to != raft.id:
             return
         if kind in ANSWER_TYPES and raft.tracker.get(message.sender) is None:
             return
