@@ -31,8 +31,8 @@ _SNAPSHOT = ProgressState.SNAPSHOT
 def append_own(raft: Raft, entries: tuple[Entry, ...]) -> bool:
     """Append to the leader's log; False if too much is uncommitted already.
 
-    The entries have this term and the indexes behind the last one. A single entry, or
-    anything while nothing waits, is always taken; so is an empty one.
+    The entries have this term and the indexes behind the last one. While nothing waits
+    anything is taken, and entries without payload always are.
     """
     size = payload_size(entries)
     waiting = raft.uncommitted_bytes
