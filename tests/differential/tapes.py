@@ -69,6 +69,8 @@ class WatchTape:
         self.records: list[Record] = []
         self.progress: list[rpc.WatchResponse] = []
         self.largest = 0
+        """The bytes of the largest response."""
+        self.fragments = 0
         self.failure: BaseException | None = None
 
     @classmethod
@@ -108,6 +110,7 @@ class WatchTape:
             self.progress.append(response)
         else:
             record = self._open_record(response.watch_id)
+            self.fragments += response.fragment
             if response.events:
                 record.add_events(response)
             if response.canceled or not response.events:
