@@ -34,6 +34,10 @@ class RaftConfig(msgspec.Struct, frozen=True, kw_only=True):
     validate_changes: bool = True
     """Refuse a membership change that does not fit the current membership."""
     step_down_on_removal: bool = False
+    answer_old_candidates: bool = False
+    """Tell a candidate of an older term ours (paper, section 5.1); etcd's library keeps
+    silent. Without it, and without pre-vote, a candidate that the other one does not
+    know may never catch up with the other one's term."""
 
     def __post_init__(self) -> None:
         """Check the relations. Raises: ConfigError."""
@@ -88,4 +92,5 @@ class RaftOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             check_quorum=self.check_quorum,
             lease_reads=self.lease_reads,
             step_down_on_removal=self.step_down_on_removal,
+            answer_old_candidates=True,
         )

@@ -112,6 +112,11 @@ def _see_lower_term(raft: Raft, message: Message) -> None:
         raft.send(
             MessageType.PRE_VOTE_RESP, message.sender, term=raft.term, reject=True
         )
+    elif kind is MessageType.VOTE:
+        if config.answer_old_candidates:
+            raft.send(
+                MessageType.VOTE_RESP, message.sender, term=raft.term, reject=True
+            )
     elif kind is MessageType.STORAGE_APPEND_RESP:
         durability.handle_late_append_done(raft, message)
 

@@ -65,6 +65,18 @@ def test_a_lower_term_is_ignored() -> None:
     assert sent(raft) == []
 
 
+def test_a_candidate_of_a_lower_term_is_told() -> None:
+    """5.1: a server that gets a stale request rejects it, and the sender steps down."""
+    raft = make(term=5, answer_old_candidates=True)
+    answer(raft, T.VOTE, 2, term=4, log_term=9, index=9)
+    (refusal,) = of(sent(raft), T.VOTE_RESP)
+    assert (refusal.reject, refusal.term) == (True, 5)
+    candidate = make(id=2, term=3)
+    campaign(candidate)
+    step.step(candidate, refusal)
+    assert (candidate.role, candidate.term) == (Role.FOLLOWER, 5)
+
+
 # ---- Section 5.2: elections ----
 
 

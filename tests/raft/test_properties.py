@@ -167,7 +167,7 @@ def twin_change(
     return twin.state(joint)
 
 
-@settings(max_examples=200)
+@settings(max_examples=100)
 @given(st.lists(st.tuples(st.sampled_from("sjl"), STEPS), max_size=8))
 def test_memberships(changes: list[tuple[str, list[ConfChangeSingle]]]) -> None:
     """Any sequence of changes gives what plain sets give, and can be restored."""
@@ -307,7 +307,7 @@ def test_probing_forgets_what_may_be_lost() -> None:
 # ---- the log ----
 
 
-@settings(max_examples=150)
+@settings(max_examples=100)
 @given(st.integers(0, 10_000), st.sampled_from((20, 60, NO_LIMIT)))
 def test_log_against_a_list(seed: int, bytes_max: int) -> None:
     """Whatever is appended, persisted, applied and compacted, the log is a list."""
