@@ -1,0 +1,1 @@
+"""Whole clusters in one process on a virtual clock; see docs/testing.md."""

@@ -1,0 +1,284 @@
+"""Checkers that watch every member while a run goes on.
+
+Each is an object with a name and one rule; ``Checkers`` ties them to a member's parts.
+They see the members from outside: what consensus hands out, what the store says after
+each entry, what the watch hub is told.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from zlib import crc32
+
+from revstore.interfaces.consensus import ConfChange, Persist, Ready, Role, Snapshot
+from revstore.node.replica import Replica
+from revstore.types import ConfState, Entry, Event
+from revstore_conformance.sim.journal import Journal
+from revstore_conformance.sim.world import Violation, World
+
+Violated = Callable[[str, str], Violation]
+
+
+class MemberView:
+    """What the checkers remember of a member between its starts."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.applied = 0
+        self.terms: dict[int, int] = {}
+        """Term by index of its log, as far as it was seen being appended."""
+        self.conf: ConfState | None = None
+        """A membership that took effect with the entry being applied."""
+
+
+class ElectionSafety:
+    """At most one member leads a term (Raft paper, figure 3)."""
+
+    name = "election safety"
+
+    def __init__(self, violated: Violated) -> None:
+        self._violated = violated
+        self.leaders: dict[int, str] = {}
+
+    def leads(self, member: str, term: int) -> None:
+        """A member leads a term."""
+        other = self.leaders.setdefault(term, member)
+        if other != member:
+            raise self._violated(self.name, f"{other} and {member} lead term {term}")
+
+
+class LogMatching:
+    """Entries of the same index and term are the same, and so is all before them."""
+
+    name = "log matching"
+
+    def __init__(self, violated: Violated) -> None:
+        self._violated = violated
+        self._entries: dict[tuple[int, int], tuple[int, int]] = {}
+        self.checked = 0
+
+    def appended(self, view: MemberView, entries: Sequence[Entry]) -> None:
+        """A member appends entries behind what it has."""
+        terms = view.terms
+        before = terms.get(entries[0].index - 1, 0)
+        known = self._entries
+        for entry in entries:
+            self.checked += 1
+            place = (entry.index, entry.term)
+            found = (before, crc32(entry.data) ^ int(entry.type))
+            first = known.setdefault(place, found)
+            # The term before an entry is unknown behind a snapshot and at a start.
+            if first[1] != found[1] or (first[0] != found[0] and first[0] and found[0]):
+                text = f"{view.name} has another entry {entry.index} of term {entry.term}"
+                raise self._violated(self.name, f"{text}, or another one before it")
+            if found[0] and not first[0]:
+                known[place] = found
+            before = terms[entry.index] = entry.term
+
+
+class LeaderCompleteness:
+    """A leader's log has every entry that was committed in an earlier term."""
+
+    name = "leader completeness"
+
+    def __init__(self, violated: Violated) -> None:
+        self._violated = violated
+        self.committed: dict[int, int] = {}
+        """Term by index of every entry that was handed out as committed."""
+        self.newest = 0
+        self.checked = 0
+
+    def leads(self, member: str, replica: Replica, term: int) -> None:
+        """A member leads a term."""
+        index = self.newest
+        while index > 0 and self.committed.get(index, 0) >= term:
+            index -= 1
+        if index == 0 or index < replica.wal.first_index():
+            return
+        self.checked += 1
+        if replica.wal.term(index) != self.committed.get(index):
+            text = f"{member} leads term {term} without the committed entry {index}"
+            raise self._violated(self.name, text)
+
+
+class StateMachineSafety:
+    """All members apply the same entry at an index, in order, to the same effect."""
+
+    name = "state-machine safety"
+
+    def __init__(self, violated: Violated) -> None:
+        self._violated = violated
+        self._entries: dict[int, tuple[int, int]] = {}
+        self._revisions: dict[int, int] = {}
+        self._confs: dict[int, ConfState] = {}
+        self._conf_at: list[int] = []
+        self.checked = 0
+
+    def committed(self, view: MemberView, entries: Sequence[Entry]) -> None:
+        """Consensus hands out committed entries."""
+        known = self._entries
+        for entry in entries:
+            found = (entry.term, crc32(entry.data))
+            if known.setdefault(entry.index, found) != found:
+                text = f"{view.name} has another committed entry {entry.index}"
+                raise self._violated(self.name, f"{text} (term {entry.term})")
+
+    def applied(self, view: MemberView, index: int, revision: int) -> None:
+        """A member applied an entry."""
+        self.checked += 1
+        if index != view.applied + 1:
+            text = f"{view.name} applies entry {index} after {view.applied}"
+            raise self._violated(self.name, text)
+        view.applied = index
+        self._check_revision(view, index, revision)
+        if view.conf is not None:
+            conf, view.conf = view.conf, None
+            if index not in self._confs:
+                self._conf_at.append(index)
+            if self._confs.setdefault(index, conf) != conf:
+                text = f"{view.name} has another membership at {index}: {conf}"
+                raise self._violated(self.name, f"{text}, not {self._confs[index]}")
+
+    def jumped(self, view: MemberView, index: int, revision: int) -> None:
+        """A member begins at an index: after a start, or with a snapshot."""
+        view.applied = index
+        view.conf = None
+        if index in self._revisions:
+            self._check_revision(view, index, revision)
+
+    def conf_state(self, view: MemberView, index: int, conf: ConfState) -> None:
+        """The membership that a member works with after it jumped to an index."""
+        at = max((one for one in self._conf_at if one <= index), default=0)
+        if at and self._confs[at] != conf:
+            text = f"{view.name} at entry {index} has the membership {conf}"
+            raise self._violated(self.name, f"{text}, not {self._confs[at]}")
+
+    def _check_revision(self, view: MemberView, index: int, revision: int) -> None:
+        known = self._revisions.setdefault(index, revision)
+        if known != revision:
+            text = f"{view.name} is at revision {revision} after entry {index}"
+            raise self._violated(self.name, f"{text}, others at {known}")
+
+
+class Checkers:
+    """All of them, tied to the members."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        violated = world.violated
+        self.election = ElectionSafety(violated)
+        self.matching = LogMatching(violated)
+        self.completeness = LeaderCompleteness(violated)
+        self.state_machine = StateMachineSafety(violated)
+        self.journal = Journal(world)
+
+    def attach(self, view: MemberView, replica: Replica) -> None:
+        """Watch a replica that was just opened."""
+        view.terms = {}
+        wal = replica.wal
+        last = wal.last_index()
+        if last:
+            view.terms[last] = wal.term(last) or 0
+        index, revision = replica.store.applied_index, replica.store.revision
+        self.state_machine.jumped(view, index, revision)
+        if index:
+            conf = replica.consensus.status().conf_state
+            self.state_machine.conf_state(view, index, conf)
+        self._watch_consensus(view, replica)
+        self._watch_store(view, replica)
+
+    def _watch_consensus(self, view: MemberView, replica: Replica) -> None:
+        consensus = replica.consensus
+        ready, apply_conf_change = consensus.ready, consensus.apply_conf_change
+        matching, machine = self.matching, self.state_machine
+        completeness = self.completeness
+
+        def watched_ready() -> Ready:
+            got = ready()
+            if got.role is Role.LEADER:
+                self._leads(view, replica)
+            persist = got.persist
+            if persist is not None:
+                self._persists(view, persist)
+                if persist.entries:
+                    matching.appended(view, persist.entries)
+            if got.committed:
+                machine.committed(view, got.committed)
+                for entry in got.committed:
+                    completeness.committed[entry.index] = entry.term
+                newest = got.committed[-1].index
+                completeness.newest = max(completeness.newest, newest)
+            return got
+
+        def watched_change(change: ConfChange) -> ConfState:
+            view.conf = apply_conf_change(change)
+            self.world.figures["membership changes applied"] += 1
+            return view.conf
+
+        consensus.ready = watched_ready  # type: ignore[method-assign] # looked at
+        consensus.apply_conf_change = watched_change  # type: ignore[method-assign] # looked at
+
+    def _leads(self, view: MemberView, replica: Replica) -> None:
+        term = replica.consensus.status().term
+        if self.election.leaders.get(term) != view.name:
+            self.world.figures["elections won"] += 1
+            self.world.note(view.name, f"leads term {term}")
+        self.election.leads(view.name, term)
+        self.completeness.leads(view.name, replica, term)
+
+    def _persists(self, view: MemberView, persist: Persist) -> None:
+        if persist.snapshot is not None:
+            meta = persist.snapshot.meta
+            view.terms = {meta.index: meta.term}
+            self.world.figures["snapshots received"] += 1
+
+    def _watch_store(self, view: MemberView, replica: Replica) -> None:
+        store, hub, snapshots = replica.store, replica.hub, replica.snapshots
+        set_applied, notify, adopt = store.set_applied, hub.notify, snapshots.adopt
+        machine, journal, world = self.state_machine, self.journal, self.world
+
+        def watched_applied(index: int, term: int) -> None:
+            set_applied(index, term)
+            machine.applied(view, index, store.revision)
+
+        def watched_notify(events: Sequence[Event]) -> None:
+            if events:
+                journal.events(view.name, events)
+            notify(events)
+
+        def watched_adopt(snapshot: Snapshot) -> None:
+            adopt(snapshot)
+            world.figures["snapshots installed"] += 1
+            world.note(view.name, f"took over a snapshot at {snapshot.meta.index}")
+            machine.jumped(view, snapshot.meta.index, store.revision)
+            stored = replica.cluster.conf_state()
+            machine.conf_state(view, snapshot.meta.index, stored or ConfState())
+
+        store.set_applied = watched_applied  # type: ignore[method-assign] # looked at
+        hub.notify = watched_notify  # type: ignore[method-assign] # looked at
+        snapshots.adopt = watched_adopt  # type: ignore[method-assign] # looked at
+
+    def damage(
+        self,
+        member: str,
+        before: tuple[int, int, int],
+        after: tuple[int, int, int],
+        in_tail: bool,
+    ) -> None:
+        """A log with damaged bytes could be opened: fine in the torn tail only."""
+        if before != after and not in_tail:
+            text = f"{member}'s log was damaged: {after} was read instead of {before}"
+            raise self.world.violated("damage is noticed", text)
+
+    def figures(self) -> Counter[str]:
+        """What was checked."""
+        return Counter(
+            {
+                "checked: entries appended": self.matching.checked,
+                "checked: entries applied": self.state_machine.checked,
+                "checked: leaders complete": self.completeness.checked,
+                "checked: terms with a leader": len(self.election.leaders),
+                "checked: events": self.journal.checked,
+            }
+        )

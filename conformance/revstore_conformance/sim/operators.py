@@ -1,0 +1,165 @@
+"""Operators: they compact, hand leadership over, and change the membership.
+
+They use the API as anybody does. Whoever is in the member list and has no machine yet
+gets one, so it does not matter whether the answer to "add" was lost.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from google.protobuf.message import Message as ProtoMessage
+
+from revstore.errors import ApiError
+from revstore.proto import rpc_pb2
+from revstore_conformance.sim.clients import KV, call
+from revstore_conformance.sim.cluster import SimCluster
+from revstore_conformance.sim.node import Node
+
+CLUSTER = "/etcdserverpb.Cluster/"
+MAINTENANCE = "/etcdserverpb.Maintenance/"
+NODES_MAX = 12
+VOTERS_MAX = 5
+TIMEOUT_S = 4.0
+
+
+class Operators:
+    """All of them."""
+
+    def __init__(self, cluster: SimCluster) -> None:
+        self._cluster = cluster
+        self._world = cluster.world
+        self._random = cluster.world.random("operators")
+        self._used = 0
+
+    def start(self) -> None:
+        """Begin."""
+        profile, every = self._world.profile, self._world.every
+        random = self._random
+        every(random, profile.transfer_every_s, self._transfer)
+        every(random, profile.compaction_every_s, self._compact)
+        if profile.membership_every_s:
+            every(random, profile.membership_every_s, self._change)
+            self._world.loop.after(1.0, self._look_around)
+
+    def _call(
+        self,
+        node: Node,
+        path: str,
+        request: ProtoMessage,
+        answered: Callable[[bytes | None], None] = lambda answer: None,
+    ) -> None:
+        def end(outcome: bytes | ApiError | None, taken: bool) -> None:
+            if self._world.tracing:
+                shown = "ok" if isinstance(outcome, bytes) else repr(outcome)
+                name = path.rsplit("/", 1)[1]
+                self._world.note("ops", f"{name} at {node.name}: {shown}")
+            answered(outcome if isinstance(outcome, bytes) else None)
+
+        message = request.SerializeToString()
+        call(self._cluster, node, path, message, TIMEOUT_S, end)
+
+    # ----- leadership and compaction
+
+    def _transfer(self) -> None:
+        leader = self._cluster.leader()
+        if leader is None:
+            return
+        voters = leader.replica.consensus.status().conf_state.voters
+        target = self._random.choice(voters)
+        request = rpc_pb2.MoveLeaderRequest(targetID=target)
+
+        def answered(answer: bytes | None) -> None:
+            if answer is not None:
+                self._world.figures["leadership transfers"] += 1
+
+        self._world.figures["leadership transfers asked for"] += 1
+        self._call(leader, MAINTENANCE + "MoveLeader", request, answered)
+
+    def _compact(self) -> None:
+        node = self._cluster.some_node(self._random)
+        if node is None or not node.up:
+            return
+        revision = node.replica.store.revision - self._random.randrange(150)
+        request = rpc_pb2.CompactionRequest(revision=revision)
+
+        def answered(answer: bytes | None) -> None:
+            if answer is not None:
+                self._world.figures["compactions"] += 1
+
+        if revision > 1:
+            self._call(node, KV + "Compact", request, answered)
+
+    # ----- membership
+
+    def _look_around(self) -> None:
+        """Give every member a machine, and take the machines of removed ones away."""
+        node = self._cluster.leader()
+
+        def answered(answer: bytes | None) -> None:
+            if answer is not None:
+                listed = rpc_pb2.MemberListResponse.FromString(answer)
+                self._follow([member.ID for member in listed.members], listed)
+            self._world.loop.after(1.0, self._look_around)
+
+        if node is None:
+            self._world.loop.after(0.5, self._look_around)
+            return
+        request = rpc_pb2.MemberListRequest(linearizable=True)
+        self._call(node, CLUSTER + "MemberList", request, answered)
+
+    def _follow(self, ids: list[int], listed: rpc_pb2.MemberListResponse) -> None:
+        for member in listed.members:
+            if member.ID in self._cluster.by_id:
+                continue
+            number = int(member.peerURLs[0].split("://m")[1].split(":")[0])
+            self._world.note("ops", f"m{number} gets a machine: {member.ID:x}")
+            self._world.figures["members added"] += 1
+            self._cluster.join(member.ID, number)
+        for node in self._cluster.nodes:
+            if node.member_id not in ids and not node.gone:
+                self._retire(node)
+
+    def _retire(self, node: Node) -> None:
+        """It is not in the list: leave it running for a while, then switch it off."""
+        if node.retiring:
+            return
+        node.retiring = True
+        self._world.figures["members removed"] += 1
+
+        def off() -> None:
+            node.switch_off()
+
+        self._world.loop.after(4 * self._random.random(), off)
+
+    def _change(self) -> None:
+        """One change that fits: promote a learner, add one, or remove somebody."""
+        leader = self._cluster.leader()
+        if leader is None:
+            return
+        members = leader.replica.members()
+        learners = [member for member in members if member.isLearner]
+        voters = [member for member in members if not member.isLearner]
+        node = leader
+        if self._random.random() < 0.3:
+            node = self._cluster.some_node(self._random) or leader
+        draw = self._random.random()
+        if learners and draw < 0.7:
+            promote = rpc_pb2.MemberPromoteRequest(ID=learners[0].ID)
+            self._call(node, CLUSTER + "MemberPromote", promote)
+        elif draw < 0.5 and len(members) > 3:
+            target = self._random.choice(members)
+            remove = rpc_pb2.MemberRemoveRequest(ID=target.ID)
+            self._call(node, CLUSTER + "MemberRemove", remove)
+        elif len(voters) < VOTERS_MAX and self._used < NODES_MAX:
+            self._used += 1
+            number = 10 + self._used
+            add = rpc_pb2.MemberAddRequest(
+                peerURLs=[f"http://m{number}:2380"],
+                isLearner=self._random.random() < 0.7,
+            )
+            self._call(node, CLUSTER + "MemberAdd", add)
+        elif len(members) > 3:
+            target = self._random.choice(members)
+            remove = rpc_pb2.MemberRemoveRequest(ID=target.ID)
+            self._call(node, CLUSTER + "MemberRemove", remove)
