@@ -44,7 +44,7 @@ class DataDir:
         self.path = path
         self._lock_fd = -1
         try:
-            path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            make_durable(path)
             self._lock()
             self.fresh = not (path / MANIFEST).exists()
             if self.fresh:
@@ -55,7 +55,9 @@ class DataDir:
             self.backend_path = path / "member" / backend
             self.wal_path = wal_dir or path / "member" / "wal"
             for part in (path / "member", self.backend_path, self.wal_path):
-                part.mkdir(mode=0o700, parents=True, exist_ok=True)
+                make_durable(part)
+                # One that is there may be so since a kill, without this.
+                sync_directory(part.parent)
         except OSError as exc:
             self.close()
             raise StorageError(f"data directory {path}: {exc}") from exc
@@ -83,6 +85,7 @@ class DataDir:
             )
 
     def _write_manifest(self, backend: str, wal: str) -> None:
+        sync_directory(self.path.parent)
         text = json.dumps(
             {
                 "format": DATA_FORMAT,
@@ -101,7 +104,6 @@ class DataDir:
             os.close(descriptor)
         temporary.rename(self.path / MANIFEST)
         sync_directory(self.path)
-        sync_directory(self.path.parent)
 
     def _check_manifest(self, backend: str, wal: str) -> None:
         manifest = read_manifest(self.path)
@@ -146,6 +148,17 @@ def manifest_backend(path: Path) -> str | None:
         return None
     found = read_manifest(path).get("backend")
     return found if isinstance(found, str) else None
+
+
+def make_durable(path: Path) -> None:
+    """Make a private directory and those above it; the names of new ones are durable.
+
+    Raises: OSError.
+    """
+    if not path.is_dir():
+        make_durable(path.parent)
+        path.mkdir(mode=0o700, exist_ok=True)
+        sync_directory(path.parent)
 
 
 def sync_directory(path: Path) -> None:
