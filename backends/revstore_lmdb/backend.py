@@ -132,6 +132,8 @@ class LmdbBackend(Backend):
                 for name in self._names
             }
         env.sync(True)
+        # The engine does not: without this a power cut may lose the file's name.
+        sync_path(self._directory)
         return spaces
 
     # -- writing ---------------------------------------------------------------------
