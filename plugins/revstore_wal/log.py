@@ -375,8 +375,12 @@ class SegmentWal(Wal):
                     self._segments.pop(0)
                     self._index.free_segments(oldest.sequence)
                 self._reader.close()
-                self._files.remove(self._directory / oldest.name)
-                self._files.fsync_dir(self._directory)
+                try:
+                    self._files.remove(self._directory / oldest.name)
+                    self._files.fsync_dir(self._directory)
+                except OSError as error:
+                    self._poison = error
+                    raise
 
     # Reading.
 
