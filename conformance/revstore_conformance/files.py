@@ -103,17 +103,24 @@ class _Inode:
             target.extend(bytes(start + len(part) - len(target)))
         target[start : start + len(part)] = part
 
-    def crashed(self, random: Random, keep: float) -> _Inode:
+    def crashed(self, random: Random, keep: float, in_order: bool) -> _Inode:
         """What a power cut leaves: each unsynced sector is kept with ``keep``."""
         after = _Inode()
         content = bytearray(self.durable)
-        if len(self.live) < len(content) and random.random() < keep:
+        synced = len(content)
+        if len(self.live) < synced and random.random() < keep:
             del content[len(self.live) :]
         for sector in sorted(self.dirty):
-            if random.random() < keep:
+            appended = sector * SECTOR_BYTES >= synced
+            if not (in_order and appended) and random.random() < keep:
                 self._copy(sector, content)
-        if len(self.live) > len(content) and random.random() < keep:
-            content.extend(bytes(len(self.live) - len(content)))
+        missing = len(self.live) - len(content)
+        if missing > 0 and in_order:
+            kept = random.choice((0, missing, random.randint(0, missing)))
+            kept = {0.0: 0, 1.0: missing}.get(keep, kept)
+            content += self.live[len(content) : len(content) + kept]
+        elif missing > 0 and random.random() < keep:
+            content.extend(bytes(missing))
         after.live = content
         after.durable = bytearray(content)
         return after
@@ -148,7 +155,7 @@ class _Directory:
         self.durable = dict(self.live)
         self.changes.clear()
 
-    def crashed(self, random: Random, keep: float) -> _Directory:
+    def crashed(self, random: Random, keep: float, in_order: bool) -> _Directory:
         names = dict(self.durable)
         kept = 0
         while kept < len(self.changes) and random.random() < keep:
@@ -157,7 +164,8 @@ class _Directory:
             _apply(names, change)
         after = _Directory()
         after.live = {
-            name: node.crashed(random, keep) for name, node in sorted(names.items())
+            name: node.crashed(random, keep, in_order)
+            for name, node in sorted(names.items())
         }
         after.durable = dict(after.live)
         return after
@@ -227,15 +235,25 @@ class SimulatedFiles:
         everything or anything between. Handles and locks are gone. Raises: nothing.
         """
         with self._mutex:
-            self._root = self._root.crashed(random, _chance(random, keep))
+            chance = _chance(random, keep)
+            self._root = self._root.crashed(random, chance, in_order=False)
             self._handles.clear()
             self._locks.clear()
 
-    def crashed(self, random: Random, keep: float | None = None) -> SimulatedFiles:
-        """A new disk as a power cut could leave this one. Raises: nothing."""
+    def crashed(
+        self, random: Random, keep: float | None = None, in_order: bool = False
+    ) -> SimulatedFiles:
+        """A new disk as a power cut could leave this one.
+
+        ``in_order``: what was appended behind the durable end of a file is kept up to
+        some byte, as by file systems that write data before the new length.
+
+        Raises: nothing.
+        """
         after = SimulatedFiles()
         with self._mutex:
-            after._root = self._root.crashed(random, _chance(random, keep))
+            chance = _chance(random, keep)
+            after._root = self._root.crashed(random, chance, in_order)
         return after
 
     def kill(self) -> None:
@@ -254,6 +272,11 @@ class SimulatedFiles:
         with self._mutex:
             return bytes(self._file(path).live)
 
+    def is_dir(self, path: Path) -> bool:
+        """Whether there is a directory. Raises: nothing."""
+        with self._mutex:
+            return isinstance(self._find(path), _Directory)
+
     def replace(self, path: Path, content: bytes) -> None:
         """Put content under a path, durably, as damage would. Raises: OSError."""
         with self._mutex:
@@ -261,6 +284,11 @@ class SimulatedFiles:
             node.live = bytearray(content)
             node.durable = bytearray(content)
             node.dirty.clear()
+
+    def dump(self, directory: Path, target: Path) -> None:
+        """Write all below a directory to a real one, made new. Raises: OSError."""
+        with self._mutex:
+            _dump(self._dir(directory), target)
 
     def operation_count(self) -> int:
         """How many operations have changed the disk. Raises: nothing."""
@@ -428,6 +456,15 @@ class SimulatedFiles:
         if not isinstance(node, _Inode):
             raise _os_error(errno.ENOENT, path)
         return node
+
+
+def _dump(node: _Directory, target: Path) -> None:
+    target.mkdir()
+    for name, child in node.live.items():
+        if isinstance(child, _Directory):
+            _dump(child, target / name)
+        else:
+            (target / name).write_bytes(child.live)
 
 
 def _parts(path: Path) -> tuple[str, ...]:

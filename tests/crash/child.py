@@ -2,6 +2,7 @@
 
 ``python -m tests.crash.child`` is a zygote: it imports everything once and forks for
 each life that it is told of over its socket, so that a life costs milliseconds.
+``python -m tests.crash.child LIFE`` lives one life and says its frames on stdout.
 """
 
 from __future__ import annotations
@@ -49,6 +50,7 @@ class Life(msgspec.Struct, frozen=True, kw_only=True):
     die_loading: int = 0
     die_closing: int = 0
     settings: dict[str, Any] = {}
+    backend_options: dict[str, Any] = {}
     wal_options: dict[str, int] = {}
 
 
@@ -85,6 +87,7 @@ def live(life: Life, speaker: Speaker) -> None:
     store = revstore.open(
         life.directory,
         backend=life.backend,
+        backend_options=life.backend_options,
         wal_options=life.wal_options,
         **life.settings,
     )
@@ -185,8 +188,16 @@ def follow(watcher: revstore.Watcher, speaker: Speaker) -> None:
 
 
 def main() -> None:
+    """Be a zygote, or live one life, by the argument."""
+    if sys.argv[1].isdigit():
+        breed(int(sys.argv[1]))
+    else:
+        live(msgspec.json.decode(sys.argv[1], type=Life), Speaker(1))
+
+
+def breed(descriptor: int) -> None:
     """Fork a child for each command; the descriptor of its pipe comes with it."""
-    commands = socket.socket(fileno=int(sys.argv[1]))
+    commands = socket.socket(fileno=descriptor)
     while True:
         data, descriptors, _, _ = socket.recv_fds(commands, COMMAND_BYTES_MAX, 1)
         if not data:
