@@ -43,7 +43,7 @@ _log = logging.getLogger(__name__)
 UnaryHandler = Callable[[bytes, Context], Awaitable[bytes]]
 
 
-class TableHandler(grpc.GenericRpcHandler):  # type: ignore[misc]  # untyped base
+class TableHandler(grpc.GenericRpcHandler):
     """Serves one table; handlers are made once per method, not per call."""
 
     def __init__(self, table: ServiceTable, request_bytes_max: int) -> None:
