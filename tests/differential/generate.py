@@ -450,7 +450,29 @@ class Generator:
             return [Unary("Compact", everything), Unary("HashKV", ask)]
         return self.alarm_ops()
 
-    def restart(self) -> list[Op]:
+    def each_difference(self) -> list[Op]:
+        """Operations that together show every difference there is."""
+        future = rpc.WatchCreateRequest(key=b"a", start_revision=self.revision + 40)
+        plain = rpc.RangeRequest(key=b"a", range_end=b"c", limit=3)
+        ordered = rpc.RangeRequest(key=b"a", sort_order=rpc.RangeRequest.DESCEND)
+        ask = rpc.WatchRequest(progress_request=rpc.WatchProgressRequest())
+        negative = rpc.WatchCreateRequest(key=b"a", start_revision=-1)
+        return [
+            CloseWatches(2),
+            Watch(2, rpc.WatchRequest(create_request=future)),
+            Unary("Put", rpc.PutRequest(key=b"a")),
+            Watch(2, ask),
+            RangeStream(plain),
+            RangeStream(ordered),
+            Unary("HashKV", rpc.HashKVRequest(revision=-1)),
+            NegativeWatch(rpc.WatchRequest(create_request=negative)),
+            Unary("Range", self.range(valid_sort=False)),
+            Unary("Txn", self.txn_with_bad_sort()),
+            Unary("Txn", self.twice_in_one_revision()),
+            *self.alarm_ops(),
+        ]
+
+    def restart(self, *, kill: bool) -> list[Op]:
         """Hashes of all history, an end of either kind, and the hashes again."""
-        kill = self.random.random() < 0.5
-        return [CompareHistory(), Restart(kill), CompareHistory()]
+        put = Unary("Put", rpc.PutRequest(key=b"a", value=b"before the end"))
+        return [CompareHistory(), put, Restart(kill), CompareHistory()]

@@ -50,15 +50,24 @@ class Run:
 
     def _made(self, generator: Generator, wanted: int, restarts: int) -> Iterable[Op]:
         every = wanted // (restarts + 1)
-        ends = {every * (number + 1) for number in range(restarts)}
+        done = 0
         while len(self.ops) < wanted:
             made = generator.next()
-            if ends and len(self.ops) >= min(ends):
-                ends.remove(min(ends))
-                made = generator.restart()
-            for op in made:
-                self.ops.append(op)
-                yield op
+            if done < restarts and len(self.ops) >= every * (done + 1):
+                made = generator.restart(kill=done % 2 == 0)
+                if done == 0:
+                    for part in (
+                        generator.each_difference,
+                        generator.compacted_deletion,
+                    ):
+                        yield from self._noted(part())
+                done += 1
+            yield from self._noted(made)
+
+    def _noted(self, ops: Iterable[Op]) -> Iterable[Op]:
+        for op in ops:
+            self.ops.append(op)
+            yield op
 
     async def _lock_step(self, ops: Iterable[Op], generator: Generator | None) -> None:
         with (

@@ -21,7 +21,9 @@ from tests.differential.runner import MismatchError
 from tests.differential.sides import Side
 from tests.support.etcd import ETCD, NO_ETCD
 
-OPS, RESTARTS = 5_000, 6
+OPS, RESTARTS = 2_600, 2
+"""Of each of the two runs on a backend."""
+
 OPS_LONG, RESTARTS_LONG = 20_000, 20
 SHRINK_RUNS = 60
 
@@ -32,14 +34,13 @@ needs_etcd = pytest.mark.skipif(ETCD is None, reason=NO_ETCD)
 @pytest.mark.etcd
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
-@pytest.mark.parametrize(
-    ("backend", "usual_seed"), [("memory", 101), ("lmdb", 202), ("rocksdb", 303)]
-)
+@pytest.mark.parametrize("usual_seed", [1, 2])
+@pytest.mark.parametrize("backend", ["memory", "lmdb", "rocksdb"])
 def test_random_operations_get_etcds_answers(
     tmp_path: Path, backend: str, usual_seed: int, long_run: bool
 ) -> None:
     """Every answer, event and hash is etcd's, across restarts, but for the list."""
-    seed = chosen_seed(usual_seed)
+    seed = chosen_seed(usual_seed + 10 * len(backend))
     run = Run(backend, tmp_path)
     count, restarts = (OPS_LONG, RESTARTS_LONG) if long_run else (OPS, RESTARTS)
     try:
@@ -49,7 +50,7 @@ def test_random_operations_get_etcds_answers(
     assert len(run.ops) >= count
     assert run.reached > count // 5
     assert min(has_restarts(run.ops)) >= 1
-    assert run.differences.used["hash revision"] > count // 20
+    assert run.differences.used["hash revision"] > count // 50
     unused = run.differences.unused()
     assert not unused, f"seed {seed}: differences that did not show: {unused}"
 
@@ -58,7 +59,7 @@ def _report(run: Run, seed: int, error: Exception, long_run: bool) -> str:
     option = " --long" if long_run else ""
     command = (
         f"{SEED_VARIABLE}={seed} pytest -n 0 {__name__.replace('.', '/')}.py"
-        f" -k {run.backend}{option}"
+        f" -k '{run.backend} and 1'{option}"
     )
     kept = run.ops
     if long_run:
