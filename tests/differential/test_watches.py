@@ -149,3 +149,28 @@ def test_progress_waits_for_a_future_watcher(tmp_path: Path) -> None:
     assert etcd == (True, 3)
     assert revstore[0] is False
     assert revstore[1] <= 1
+
+
+def test_an_expired_lease_takes_its_keys(tmp_path: Path) -> None:
+    """Expiry deletes the keys of a lease, sorted, in one revision, as etcd does."""
+
+    async def scene(side: Side) -> list[Any]:
+        grant = rpc.LeaseGrantRequest(ID=5, TTL=1)
+        granted: Any = await side.call("LeaseGrant", grant)
+        for key in (b"c", b"a", b"b"):
+            await side.call("Put", rpc.PutRequest(key=key, lease=5))
+        await put(side, b"d")
+        tape = await side.tape(0)
+        span = {"key": b"a", "range_end": b"z", "start_revision": 2}
+        await create(tape, **span, prev_kv=True)
+        record = tape.records[0]
+        await until(lambda: len(record.events) == 7, "the deletions", tape)
+        live: Any = await side.call(
+            "LeaseTimeToLive", rpc.LeaseTimeToLiveRequest(ID=5, keys=True)
+        )
+        hashed: Any = await side.call("HashKV", rpc.HashKVRequest())
+        return [granted.TTL, record.events, live.TTL, live.grantedTTL, hashed.hash]
+
+    etcd, revstore = both(tmp_path, scene)
+    assert etcd == revstore
+    assert [event.kv.key for event in etcd[1][4:]] == [b"a", b"b", b"c"]
