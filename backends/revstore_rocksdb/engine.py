@@ -35,6 +35,9 @@ COMPRESSIONS = {
 }
 LOG_BYTES_MAX = 4 * 1024 * 1024
 LOGS_MAX = 4
+FAMILY = "default"
+BLOCK_BYTES = 4 * 1024
+"""About what an entry of the cache has."""
 METADATA_BLOCK_BYTES = 8 * 1024
 """Size of a part of an index or a filter."""
 
@@ -48,7 +51,10 @@ def open_database(directory: Path, options: RocksdbOptions) -> rocksdict.Rdict:
         StorageError: it cannot be opened for another reason.
     """
     try:
-        return rocksdict.Rdict(str(directory), _engine_options(options))
+        engine = _engine_options(options)
+        # Without the column family by name, an existing database is opened with the
+        # options stored in it and a cache of 8 MB, whatever is asked for.
+        return rocksdict.Rdict(str(directory), engine, column_families={FAMILY: engine})
     except Exception as exc:
         text = str(exc)
         if "LOCK" in text and ("lock" in text.lower()):
@@ -61,12 +67,15 @@ def open_database(directory: Path, options: RocksdbOptions) -> rocksdict.Rdict:
 
 def _engine_options(options: RocksdbOptions) -> rocksdict.Options:
     table = rocksdict.BlockBasedOptions()
-    table.set_block_cache(rocksdict.Cache(options.block_cache_bytes))
+    # The cache that is not split in shards of one megabyte: those take no filter of a
+    # large table, and it would be read from disk for each single get.
+    cache = rocksdict.Cache.new_hyper_clock_cache(
+        options.block_cache_bytes, BLOCK_BYTES
+    )
+    table.set_block_cache(cache)
     table.set_cache_index_and_filter_blocks(True)
     table.set_pin_l0_filter_and_index_blocks_in_cache(True)
-    # Whole indexes and filters of a large table have megabytes. The cache is split in
-    # shards of one megabyte, takes nothing larger, and they would be read from disk for
-    # each single get.
+    # In parts, so that a store of any size needs only those parts that are in use.
     table.set_index_type(rocksdict.BlockBasedIndexType.two_level_index_search())
     table.set_partition_filters(True)
     table.set_metadata_block_size(METADATA_BLOCK_BYTES)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import rocksdict
 
 from revstore.errors import CorruptionError, FormatError, PoisonedError, StorageError
 from revstore.interfaces.backend import Durability, WriteBatch
@@ -21,6 +22,7 @@ from revstore_rocksdb.plugin import RocksdbOptions, make_backend
 
 MIB = 1024 * 1024
 ROWS = ("rows",)
+CACHE_CAPACITY = "rocksdb.block-cache-capacity"
 
 
 @pytest.fixture
@@ -279,3 +281,27 @@ def test_wrong_type_is_no_failure_of_the_engine(store: RocksdbBackend) -> None:
     with pytest.raises(TypeError):
         store.write(batch, Durability.ORDERED)
     write_pairs(store, "rows", [(b"k", b"v")])
+
+
+def test_driver_opens_an_old_database_with_its_old_options(tmp_path: Path) -> None:
+    """Options given for an existing database without its column family are ignored."""
+    RocksdbBackend(tmp_path, ROWS, RocksdbOptions()).close()
+    table = rocksdict.BlockBasedOptions()
+    table.set_block_cache(rocksdict.Cache(48 * MIB))
+    options = rocksdict.Options(raw_mode=True)
+    options.set_block_based_table_factory(table)
+    driver = rocksdict.Rdict(str(tmp_path), options)
+    assert driver.property_int_value(CACHE_CAPACITY) == 8 * MIB
+    driver.close()
+
+
+def test_options_hold_at_every_opening(tmp_path: Path) -> None:
+    """An existing store gets the cache that is asked for now.
+
+    It had a cache of 8 MiB after its first reopening, and a random read among three
+    million rows took 200 us instead of 8.
+    """
+    for size in (64 * MIB, 32 * MIB, 128 * MIB):
+        store = RocksdbBackend(tmp_path, ROWS, RocksdbOptions(block_cache_bytes=size))
+        assert store._db.property_int_value(CACHE_CAPACITY) == size
+        store.close()
