@@ -10,7 +10,8 @@ itself goes on from what a cut left.
 
 from __future__ import annotations
 
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from itertools import count
 from pathlib import Path
 from random import Random
@@ -48,6 +49,17 @@ class Member:
             **settings,
         )
 
+    def serve(self) -> None:
+        """Replay the log until requests can be answered. Raises: AssertionError."""
+        shell = self.shell
+        shell.settle()
+        for _ in range(3):
+            if not shell.replica.is_leader and not shell.replica.stopped:
+                shell.replica.tick()
+                shell.settle()
+        assert shell.replica.failure is None, shell.replica.failure
+        assert shell.replica.is_leader
+
     @property
     def store(self) -> Store:
         """The member's store."""
@@ -83,7 +95,7 @@ def facts_with_past(store: Store) -> Facts:
 class PowerRun:
     """One run; ``points`` counts the power cuts whose outcome was checked."""
 
-    def __init__(self, kind: str, place: Path, seed: int) -> None:
+    def __init__(self, kind: str, place: Path, seed: int, consensus: str) -> None:
         self._random = Random(seed)
         self._cut_random = Random(seed + 1)
         self._settings = {
@@ -91,6 +103,7 @@ class PowerRun:
             "catchup_entries": self._random.choice((0, 1, 8)),
             "compaction_batch_limit": self._random.choice((2, 30)),
             "compaction_sleep_s": 0.0,
+            "consensus": PluginChoice(consensus),
         }
         self._numbers = count(1)
         self._plugins = Plugins(kind)
@@ -116,7 +129,7 @@ class PowerRun:
         """Act so many times, reopening now and then. Raises: AssertionError."""
         try:
             self._arm()
-            self._member.shell.settle()
+            self._member.serve()
             for number in range(actions):
                 self._act()
                 if number % 60 == 59:
@@ -194,19 +207,16 @@ class PowerRun:
 
     def _check(self, machine: Machine, acknowledged: int, where: str) -> None:
         """A member opens on the machine and holds what it must."""
-        try:
+        with _told(where):
             member = Member(machine, self._plugins, self._settings)
-        except Exception as error:
-            raise AssertionError(f"{where}: it does not open: {error}") from error
         try:
             self.torn += member.shell.replica.wal.recovery().truncated_bytes > 0
             self.purged += member.shell.replica.wal.first_index() > 1
             self.replayed += (
                 member.store.applied_index < member.shell.replica.wal.last_index() - 1
             )
-            member.shell.settle()
-            replica = member.shell.replica
-            assert replica.failure is None, f"{where}: {replica.failure}"
+            with _told(where):
+                member.serve()
             self._find(member, acknowledged, where)
             revision = member.store.revision
             answers = member.shell.put(b"0/after", b"")
@@ -253,7 +263,7 @@ class PowerRun:
             answers[:] = [ApplyResult(0)] if number < acknowledged else []
         self._member = Member(after, self._plugins, self._settings)
         self._arm()
-        self._member.shell.settle()
+        self._member.serve()
         held = self._find(self._member, acknowledged, "reopening")
         self._rewind(held)
 
@@ -273,6 +283,14 @@ class PowerRun:
         self._load = Load(self._random, 0, self._load.run + 1)
 
 
+@contextmanager
+def _told(where: str) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        raise AssertionError(f"{where}: it does not open: {error}") from error
+
+
 def _cut_at(twin: Machine, number: int, random: Random, into: list[Machine]) -> None:
     """Cut the power of a machine at its how-manieth operation from now."""
     left = [number]
@@ -285,9 +303,11 @@ def _cut_at(twin: Machine, number: int, random: Random, into: list[Machine]) -> 
     twin.files.before = before
 
 
-def run_power_cuts(kind: str, place: Path, seed: int, actions: int) -> PowerRun:
+def run_power_cuts(
+    kind: str, place: Path, seed: int, actions: int, consensus: str = "solo"
+) -> PowerRun:
     """One run. Raises: AssertionError, which names the seed."""
-    run = PowerRun(kind, place, seed)
+    run = PowerRun(kind, place, seed, consensus)
     try:
         run.run(actions)
     except AssertionError as error:

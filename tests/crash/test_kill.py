@@ -22,6 +22,7 @@ SEEDS = range(1, 4)
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 @pytest.mark.parametrize("seed", SEEDS)
 @pytest.mark.parametrize("backend", ["lmdb", "rocksdb"])
 def test_nothing_acknowledged_is_lost(
@@ -32,6 +33,6 @@ def test_nothing_acknowledged_is_lost(
     place = tmp_path if seed == SEEDS[0] else fast_path
     with Zygote() as zygote:
         ordeal = Ordeal(zygote, place / "data", backend, seed)
-        ordeal.go_on(KILLS * 10 if long_run else KILLS)
+        ordeal.go_on(KILLS * 5 if long_run else KILLS)
     assert ordeal.kills_opening >= ordeal.kills // 10
     assert ordeal.checked >= ordeal.kills // 2

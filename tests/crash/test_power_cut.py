@@ -15,16 +15,18 @@ import pytest
 from tests.crash.power import PowerRun, run_power_cuts
 
 POINTS = {"memory": 250, "lmdb": 200, "rocksdb": 150}
-"""Of each test; with two seeds 1200 in all."""
+"""Of each test; with two seeds, and one member on raft beside, 1600 in all."""
 ACTIONS = 130
 SEEDS = (1, 1001)
+MEMBERS = [(kind, "solo") for kind in sorted(POINTS)] + [("lmdb", "raft")]
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 @pytest.mark.parametrize("seed", SEEDS)
-@pytest.mark.parametrize("kind", sorted(POINTS))
+@pytest.mark.parametrize(("kind", "consensus"), MEMBERS)
 def test_nothing_acknowledged_is_lost(
-    fast_path: Path, kind: str, seed: int, long_run: bool
+    fast_path: Path, kind: str, consensus: str, seed: int, long_run: bool
 ) -> None:
     """After a power cut anywhere a member holds a prefix with all acknowledged writes."""
     wanted = POINTS[kind] * (20 if long_run else 1)
@@ -32,7 +34,8 @@ def test_nothing_acknowledged_is_lost(
     while sum(run.points for run in runs) < wanted:
         place = fast_path / str(len(runs))
         place.mkdir()
-        runs.append(run_power_cuts(kind, place, seed + len(runs), ACTIONS))
+        number = seed + len(runs)
+        runs.append(run_power_cuts(kind, place, number, ACTIONS, consensus))
     assert sum(run.torn for run in runs) > 0
     assert sum(run.replayed for run in runs) >= wanted // 4
     if kind != "memory":
