@@ -8,7 +8,6 @@ import pytest
 from google.protobuf.message import Message
 
 from revstore.api import errors
-from revstore.api.downgrade import UNKNOWN_METHOD
 from revstore.errors import ApiError
 from revstore.proto import rpc_pb2 as r
 from tests.api.member import MEMBER, FakeMember
@@ -191,8 +190,16 @@ DOWNGRADES: list[tuple[int, str, str, str, ApiError]] = [
     (ENABLE, "3.5", "3.6.0", "3.5.0", errors.DOWNGRADE_IN_PROCESS),
     (CANCEL, "", "3.6.0", "", errors.NO_INFLIGHT_DOWNGRADE),
     (CANCEL, "", "", "", errors.CLUSTER_VERSION_UNAVAILABLE),
-    (9, "3.5", "3.6.0", "", UNKNOWN_METHOD),
 ]
+
+
+@pytest.mark.parametrize("action", [-1, 3, 9])
+def test_unknown_downgrade_actions(member: FakeMember, action: int) -> None:
+    """An action that no version knows is the client's error; etcd answers UNKNOWN."""
+    request: Any = r.DowngradeRequest(action=action, version="3.5")  # type: ignore[arg-type] # open enum
+    refused = member.error("Maintenance/Downgrade", request)
+    assert refused.code == errors.Code.INVALID_ARGUMENT
+    assert f"action {action}; use VALIDATE (0)" in refused.message
 
 
 @pytest.mark.parametrize(

@@ -19,8 +19,6 @@ from revstore.interfaces.transport import Call
 from revstore.proto import membership_pb2, rpc_pb2
 from revstore.types import ApplyResult
 
-UNKNOWN_METHOD = ApiError(errors.Code.UNKNOWN, "etcdserver: unknown method")
-
 _Request = rpc_pb2.DowngradeRequest
 _parse = _Request.FromString
 
@@ -36,8 +34,7 @@ class Downgrades:
         try:
             request = parse(_parse, message)
             info = identify_admin(self._replica, call)
-            if request.action not in _Request.DowngradeAction.values():
-                raise UNKNOWN_METHOD.fresh()
+            _check_action(int(request.action))
         except ApiError as error:
             call.fail(error)
             return
@@ -112,3 +109,13 @@ class Downgrades:
     def _reply(self, call: Call, version: str) -> None:
         response = rpc_pb2.DowngradeResponse(version=version)
         call.reply(self._replica.header() + response.SerializeToString())
+
+
+def _check_action(action: int) -> None:
+    """Refuse numbers that no version knows; etcd answers them with UNKNOWN."""
+    if action not in _Request.DowngradeAction.values():
+        text = (
+            f"revstore: unknown downgrade action {action}; "
+            "use VALIDATE (0), ENABLE (1) or CANCEL (2)"
+        )
+        raise ApiError(errors.Code.INVALID_ARGUMENT, text)
