@@ -19,9 +19,12 @@ from revstore.errors import (
     FormatError,
     LockedError,
     PluginError,
+    PoisonedError,
     Unavailable,
     UsageError,
 )
+from revstore.types import Entry
+from revstore_wal.log import SegmentWal
 
 BACKENDS = ("memory", "lmdb", "rocksdb")
 
@@ -350,3 +353,16 @@ def test_the_same_from_asyncio(tmp_path: Path, backend: str) -> None:
     with revstore.open(tmp_path / "d") as again:
         assert again.count(prefix="k") == 200
         assert again.revision == 202
+
+
+def test_a_log_that_cannot_be_replayed_is_refused(tmp_path: Path) -> None:
+    """Opening waited for ever when an entry in the log stopped the member."""
+    with revstore.open(tmp_path / "data") as store:
+        store.put(b"k", b"v")
+    wal = SegmentWal(tmp_path / "data" / "member" / "wal", b"", threaded=False)
+    wal.append(None, [Entry(9, wal.last_index() + 1, b"\xff\xff")])
+    wal.sync()
+    wal.close()
+    for _ in range(2):
+        with pytest.raises(PoisonedError, match="cannot be replayed: log entry"):
+            revstore.open(tmp_path / "data")

@@ -81,6 +81,10 @@ class EmbeddedShell:
             self._drive(served)
             if served[0] is None:
                 break
+            if replica.stopped:
+                raise PoisonedError(
+                    f"the log cannot be replayed: {replica.failure or served[0]}"
+                ) from replica.failure
             with self.lock:
                 self._progress.wait(replica.settings.heartbeat_s)
         self._keeper.start()
