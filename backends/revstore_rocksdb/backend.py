@@ -311,6 +311,8 @@ class RocksdbBackend(Backend):
             try:
                 if not self._poison:
                     self._db.flush_wal(True)
+                    # Else the next opening would read the engine's log again.
+                    self._db.flush()
             except Exception as exc:
                 raise storage_error("the last sync failed", exc) from exc
             finally:

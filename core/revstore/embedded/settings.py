@@ -11,6 +11,8 @@ from revstore.node.datadir import manifest_backend
 from revstore.node.settings import MemberSettings, PluginChoice
 
 DEFAULT_BACKEND = "lmdb"
+WAL_OPTIONS: Mapping[str, Any] = {"segment_bytes": 8 << 20}
+"""A small store should not reserve 64 MiB for its log, nor read as much at a start."""
 TUNABLE = frozenset(MemberSettings.__struct_fields__) - {
     "data_dir",
     "backend",
@@ -45,7 +47,7 @@ def make_settings(
     return MemberSettings(
         data_dir=directory,
         backend=PluginChoice(name, dict(backend_options or {})),
-        wal=PluginChoice("segment", dict(wal_options or {})),
+        wal=PluginChoice("segment", {**WAL_OPTIONS, **(wal_options or {})}),
         consensus=PluginChoice(consensus),
         **values,
     )

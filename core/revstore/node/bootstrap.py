@@ -385,7 +385,7 @@ def close_member(member: Member) -> None:
         for close in (replica.backend.close, replica.wal.close, replica.store.close):
             closing.callback(_quietly(close) if failed else close)
         if not failed:
-            replica.store.flush(sync=True)
+            replica.housekeeping.flush_at_close()
 
 
 def _quietly(close: Callable[[], None]) -> Callable[[], None]:

@@ -45,6 +45,9 @@ class Housekeeping:
         self._confirming_leadership = False
         self._no_space_raised = False
         self._purged_to = replica.wal.recovery().snapshot.index
+        self._marked_bytes = 0
+        """What ``Replica.log_bytes`` was at the last mark."""
+        self._flushing_bytes = 0
         self._auto: AutoCompactor | None = None
         settings = replica.settings
         if settings.auto_compaction_retention > 0:
@@ -83,11 +86,11 @@ class Housekeeping:
         replica = self._replica
         if self._flushing is not None or replica.stopped or replica.installing:
             return
-        lag = self._store.applied_index - self._store.durable_index
-        job = self._store.begin_flush(sync=lag >= self._replica.settings.snapshot_count)
+        job = self._store.begin_flush(sync=self._mark_due())
         if job is None:
             self._finish_waiting()
             return
+        self._flushing_bytes = self._replica.log_bytes
         self._flushing = job
         self._replica.shell.run_in_thread(job.run, self._flushed)
 
@@ -119,12 +122,36 @@ class Housekeeping:
         self._flush_wanted.append(done)
         self._start_flush()
 
+    def _mark_due(self) -> bool:
+        """Whether so much was logged since the last mark that a new one is worth it."""
+        settings = self._replica.settings
+        entries = self._store.applied_index - self._purged_to
+        return (
+            entries >= settings.snapshot_count
+            or self._replica.log_bytes - self._marked_bytes >= settings.snapshot_bytes
+        )
+
+    def flush_at_close(self) -> None:
+        """Bring the backend up to date and leave as little log as can be.
+
+        The log that is left is read at the next start, however old it is.
+
+        Raises:
+            StorageError: the disk failed.
+        """
+        self._store.flush(sync=True)
+        if self._store.durable_index > self._purged_to:
+            self._mark()
+
     def _purge(self) -> None:
-        """Mark how far the backend is durable, and free the log behind it (rule 2)."""
+        """Mark how far the backend is durable if that is worth it."""
+        if self._store.durable_index > self._purged_to and self._mark_due():
+            self._mark()
+
+    def _mark(self) -> None:
+        """Note how far the backend is durable, and free the log behind it (rule 2)."""
         settings = self._replica.settings
         durable = self._store.durable_index
-        if durable < self._purged_to + settings.snapshot_count:
-            return
         wal = self._replica.wal
         term = wal.term(durable)
         conf = self._replica.cluster.conf_state() or ConfState()
@@ -132,7 +159,9 @@ class Housekeeping:
             return
         wal.save_snapshot(SnapshotMeta(durable, term, conf))
         self._purged_to = durable
-        keep = durable - settings.catchup_entries
+        self._marked_bytes = self._flushing_bytes
+        alone = not self._replica.multi_member
+        keep = durable if alone else durable - settings.catchup_entries
         if keep > 0:
             wal.purge_to(keep)
 

@@ -126,6 +126,8 @@ class Replica(ReplicaFacts):
         )
         self.shell = shell
         self.clock: Clock = shell.clock
+        self.log_bytes = 0
+        """Bytes of entries appended to the log since it was opened."""
         self.stopped = False
         self.failure: Exception | None = None
         self.role = Role.FOLLOWER
@@ -363,6 +365,8 @@ class Replica(ReplicaFacts):
         send(plain)
 
     def _append(self, persist: Persist) -> None:
+        for entry in persist.entries:
+            self.log_bytes += len(entry.data)
         self.wal.append(
             persist.hard_state, persist.entries, self._on_durable(persist.sequence)
         )

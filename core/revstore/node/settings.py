@@ -46,8 +46,11 @@ class MemberSettings(msgspec.Struct, frozen=True, kw_only=True):
     election_timeout_s: float = 1.0
     snapshot_count: int = 10_000
     """Applied entries between two points that the log can be purged to."""
+    snapshot_bytes: int = 32 << 20
+    """The same in bytes of entries; what lies behind the last such point is read at
+    each start."""
     catchup_entries: int = 5_000
-    """Entries kept in the log behind such a point."""
+    """Entries kept in the log behind such a point, if there can be other members."""
     compaction_batch_limit: int = 1000
     compaction_sleep_s: float = 0.01
     flush_interval_s: float = 0.1
