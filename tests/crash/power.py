@@ -209,8 +209,10 @@ class PowerRun:
         """A member opens on the machine and holds what it must."""
         with _told(where):
             member = Member(machine, self._plugins, self._settings)
+        again: Machine | None = None
         try:
-            self.torn += member.shell.replica.wal.recovery().truncated_bytes > 0
+            torn = member.shell.replica.wal.recovery().truncated_bytes > 0
+            self.torn += torn
             self.purged += member.shell.replica.wal.first_index() > 1
             self.replayed += (
                 member.store.applied_index < member.shell.replica.wal.last_index() - 1
@@ -222,10 +224,27 @@ class PowerRun:
             answers = member.shell.put(b"0/after", b"")
             member.shell.settle()
             assert answers == [ApplyResult(revision + 1)], (where, answers)
+            if torn or self._cut_random.random() < 0.1:
+                again = machine.power_cut(self._cut_random)
         finally:
             member.crash()
-            if machine is not self._member.machine:
-                machine.engine.forget()
+            machine.engine.forget()
+        if again is not None:
+            self.points += 1
+            self._check_again(again, revision + 1, f"after the recovery of {where}")
+
+    def _check_again(self, machine: Machine, revision: int, where: str) -> None:
+        """What was written after a recovery is there after another cut."""
+        with _told(where):
+            member = Member(machine, self._plugins, self._settings)
+        try:
+            with _told(where):
+                member.serve()
+            assert member.store.revision == revision, where
+            assert member.store.get(b"0/after") is not None, where
+        finally:
+            member.crash()
+            machine.forget()
 
     def _find(self, member: Member, acknowledged: int, where: str) -> int:
         """How many proposals the member holds."""
