@@ -11,9 +11,18 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from zlib import crc32
 
-from revstore.interfaces.consensus import ConfChange, Persist, Ready, Role, Snapshot
+from revstore.interfaces.consensus import (
+    ConfChange,
+    Message,
+    MessageType,
+    Persist,
+    Ready,
+    Role,
+    Snapshot,
+)
 from revstore.node.replica import Replica
 from revstore.types import ConfState, Entry, Event
+from revstore_conformance.sim.disk import SimulatedWal
 from revstore_conformance.sim.journal import Journal
 from revstore_conformance.sim.world import Violation, World
 
@@ -161,6 +170,41 @@ class StateMachineSafety:
             raise self._violated(self.name, f"{text}, others at {known}")
 
 
+class Promises:
+    """A vote is given once a term, and what a message reveals is durable.
+
+    Contract of consensus plugins, C-01 and C-02; Raft paper, section 5.1 and figure 2.
+    """
+
+    name = "promises are kept"
+
+    def __init__(self, violated: Violated) -> None:
+        self._violated = violated
+        self._votes: dict[tuple[str, int], int] = {}
+        self.checked = 0
+
+    def sends(self, member: str, message: Message, wal: SimulatedWal) -> None:
+        """A message leaves a member."""
+        kind = message.type
+        if message.reject:
+            return
+        if kind is MessageType.VOTE or kind is MessageType.VOTE_RESP:
+            voted = message.to if kind is MessageType.VOTE_RESP else message.sender
+            self._vote(member, message.term, voted, wal)
+        elif kind is MessageType.APP_RESP and message.index > wal.durable_index:
+            text = f"{member} acknowledges entry {message.index} and has only "
+            raise self._violated(self.name, f"{text}{wal.durable_index} durable")
+        self.checked += 1
+
+    def _vote(self, member: str, term: int, voted: int, wal: SimulatedWal) -> None:
+        if self._votes.setdefault((member, term), voted) != voted:
+            raise self._violated(self.name, f"{member} votes twice in term {term}")
+        state = wal.durable_state
+        if (state.term, state.vote) != (term, voted) and state.term <= term:
+            text = f"{member} votes for {voted:x} in term {term}; durable is {state}"
+            raise self._violated(self.name, text)
+
+
 class Checkers:
     """All of them, tied to the members."""
 
@@ -171,6 +215,7 @@ class Checkers:
         self.matching = LogMatching(violated)
         self.completeness = LeaderCompleteness(violated)
         self.state_machine = StateMachineSafety(violated)
+        self.promises = Promises(violated)
         self.journal = Journal(world)
 
     def attach(self, view: MemberView, replica: Replica) -> None:
@@ -279,6 +324,7 @@ class Checkers:
                 "checked: entries applied": self.state_machine.checked,
                 "checked: leaders complete": self.completeness.checked,
                 "checked: terms with a leader": len(self.election.leaders),
+                "checked: messages that promise": self.promises.checked,
                 "checked: events": self.journal.checked,
             }
         )

@@ -7,10 +7,15 @@ from random import Random
 from revstore.errors import StorageError
 from revstore.interfaces.consensus import Message
 from revstore.node.bootstrap import Joining
+from revstore_conformance.files import PowerCut
 from revstore_conformance.sim.checkers import Checkers
 from revstore_conformance.sim.network import Network
 from revstore_conformance.sim.node import Node
 from revstore_conformance.sim.world import World
+
+
+CUT_WHILE_STARTING = 0.1
+"""Chance that the power is cut again while a member starts, or soon after."""
 
 
 class SimCluster:
@@ -61,8 +66,12 @@ class SimCluster:
             return
         if self.world.faults_on and self._random.random() < self.world.profile.damage:
             node.meet_damage()
+        if self.world.faults_on and self._random.random() < CUT_WHILE_STARTING:
+            node.disk.cut_in = self._random.randint(1, 8)
         try:
             node.start()
+        except PowerCut:
+            pass  # The node has noticed, and is started again.
         except StorageError as exc:
             if not (node.disk.failed or node.disk.dead):
                 text = f"{node.name} cannot be started: {exc}"

@@ -187,6 +187,11 @@ class SimulatedWal(SegmentWal):
         self._drain_later = drain
         options = SegmentOptions(segment_bytes=disk.segment_bytes)
         super().__init__(WAL_DIRECTORY, metadata, False, options, disk.files)
+        self._newest = self.recovery().hard_state
+        self.durable_state = self._newest
+        """Term and vote that a power cut leaves."""
+        self.durable_index = self.last_index()
+        """The last entry that a power cut leaves."""
 
     def append(
         self,
@@ -196,7 +201,18 @@ class SimulatedWal(SegmentWal):
     ) -> None:
         """See ``Wal.append``."""
         super().append(hard_state, entries, on_durable)
+        if hard_state is not None:
+            self._newest = hard_state
+        if entries:
+            # What these entries replace is gone, whether or not they are durable yet.
+            self.durable_index = min(self.durable_index, entries[0].index - 1)
         self._drain_later()
+
+    def sync(self) -> None:
+        """See ``Wal.sync``."""
+        super().sync()
+        self.durable_state = self._newest
+        self.durable_index = self.last_index()
 
     def drain(self) -> None:
         """Write and sync what was appended; a failure is told to the callbacks."""

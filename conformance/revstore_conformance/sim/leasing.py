@@ -120,6 +120,8 @@ class LeaseClient:
             self._wait(lease)
             return
         node = self.cluster.some_node(self.random)
+        if attempts % 2:
+            node = self.cluster.leader() or node
         if node is None or not node.up or not node.serving:
             self.world.loop.after(0.1, lambda: self._renew(lease, attempts + 1))
             return
@@ -147,6 +149,7 @@ class LeaseClient:
                     got = rpc_pb2.LeaseKeepAliveResponse.FromString(message)
                     delay = self.cluster.network.client_delay()
                     self.world.loop.after(delay, lambda: end(got.TTL))
+                    stream.on_event = None
                     stream.cancel()
                 elif stream.over:
                     self.world.loop.after(0.0, lambda: end(None))

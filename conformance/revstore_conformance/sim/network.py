@@ -83,6 +83,10 @@ class Network:
             return
         message = self._codec(message)
         self._send_one(link, message)
+        if message.type is MessageType.PROP:
+            # Members talk over streams, which double nothing; all other messages may
+            # come twice all the same, a proposal may not.
+            return
         if world.faults_on and random.random() < profile.duplicates:
             figures["fault: message doubled"] += 1
             self._send_one(link, message)

@@ -24,6 +24,7 @@ from revstore.api.service import Services, build_table
 from revstore.errors import ApiError, CorruptionError
 from revstore.interfaces.consensus import Message
 from revstore.node.bootstrap import Joining, Place, announce, open_replica
+from revstore.node.ids import member_id
 from revstore.node.replica import Replica
 from revstore.node.settings import MemberSettings, PluginChoice
 from revstore_conformance.sim.checkers import Checkers, MemberView
@@ -91,7 +92,9 @@ class Node:
         """Its operator knows that it was removed."""
         self.slow_disk = False
         self.starts = 0
-        self.member_id = 0 if joining is None else joining.member_id
+        self.member_id = member_id((self.url,), self.settings.cluster_token)
+        if joining is not None:
+            self.member_id = joining.member_id
         self.view = MemberView(self.name)
         self.replica: Replica
         self.table: Services
@@ -100,7 +103,7 @@ class Node:
         self._backlog: list[Callable[[], None]] = []
         self._pump_wanted = False
         self._drain_wanted = False
-        self._thread_free = 0.0
+        self._thread_free = self._told_until = 0.0
         self._calls: dict[int, Callable[[], None]] = {}
         self._call_number = 0
 
@@ -137,7 +140,7 @@ class Node:
         self._backlog.clear()
         self._calls.clear()
         self._pump_wanted = self._drain_wanted = self.serving = False
-        self._thread_free = 0.0
+        self._thread_free = self._told_until = 0.0
         self.replica = open_replica(
             self.settings,
             Makers(self.disk, self._want_drain),
@@ -150,7 +153,6 @@ class Node:
         )
         assert isinstance(self.replica.wal, SimulatedWal)
         self.wal = self.replica.wal
-        self.member_id = self.replica.member_id
         self.replica.send = partial(self._send, self.generation)
         self.table = build_table(self.replica)
         self.checkers.attach(self.view, self.replica)
@@ -248,6 +250,7 @@ class Node:
         if self.paused:
             self._backlog.append(action)
         else:
+            self.world.acting = self.name
             action()
 
     def request_pump(self) -> None:
@@ -272,11 +275,9 @@ class Node:
         self, work: Callable[[], T], done: Callable[[T | Exception], None]
     ) -> None:
         """See ``Shell``."""
-        loop = self.world.loop
-        start = max(self._thread_free, loop.now)
-        ready = start + self._disk_time()
-        reported = ready + 0.2 * self._disk_time()
-        self._thread_free = reported
+        loop, rate = self.world.loop, self.clock.rate
+        ready = max(self._thread_free, loop.now) + self._disk_time()
+        self._thread_free = ready
         generation = self.generation
 
         def run() -> None:
@@ -286,9 +287,12 @@ class Node:
             except Exception as exc:
                 result = exc
             if generation == self.generation:
-                self._post((reported - ready) * self.clock.rate, lambda: done(result))
+                # Results are reported in order, also if a frozen process was late.
+                told = max(self._told_until, loop.now + 0.2 * self._disk_time())
+                self._told_until = told
+                self._post((told - loop.now) * rate, lambda: done(result))
 
-        self._post((ready - loop.now) * self.clock.rate, run)
+        self._post((ready - loop.now) * rate, run)
 
     def _disk_time(self) -> float:
         profile = self.world.profile
@@ -337,7 +341,9 @@ class Node:
     def _send(self, generation: int, messages: Sequence[Message]) -> None:
         if generation != self.generation:
             return
+        sends = self.checkers.promises.sends
         for message in messages:
+            sends(self.name, message, self.wal)
             self.network.send(self.member_id, message)
 
     def receive(self, message: Message) -> bool:

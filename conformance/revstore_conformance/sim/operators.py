@@ -10,8 +10,17 @@ from collections.abc import Callable
 
 from google.protobuf.message import Message as ProtoMessage
 
-from revstore.errors import ApiError
-from revstore.proto import rpc_pb2
+from revstore.apply.cluster import member_context
+from revstore.errors import ApiError, UsageError
+from revstore.interfaces.consensus import (
+    ConfChange,
+    ConfChangeSingle,
+    ConfChangeTransition,
+    ConfChangeType,
+    ProposalDropped,
+)
+from revstore.node.ids import member_id
+from revstore.proto import membership_pb2, rpc_pb2
 from revstore_conformance.sim.clients import KV, call
 from revstore_conformance.sim.cluster import SimCluster
 from revstore_conformance.sim.node import Node
@@ -97,12 +106,14 @@ class Operators:
         node = self._cluster.leader()
 
         def answered(answer: bytes | None) -> None:
-            if answer is not None:
+            # Whoever is in the outgoing half of a joint phase is needed until its end.
+            leaving = node.replica.consensus.status().conf_state.voters_outgoing
+            if answer is not None and not leaving:
                 listed = rpc_pb2.MemberListResponse.FromString(answer)
                 self._follow([member.ID for member in listed.members], listed)
             self._world.loop.after(1.0, self._look_around)
 
-        if node is None:
+        if node is None or not node.up:
             self._world.loop.after(0.5, self._look_around)
             return
         request = rpc_pb2.MemberListRequest(linearizable=True)
@@ -132,6 +143,41 @@ class Operators:
 
         self._world.loop.after(4 * self._random.random(), off)
 
+    def _swap(self) -> None:
+        """Replace some voters by new ones at once, through joint consensus.
+
+        The API has no call for it, so consensus is asked directly.
+        """
+        leader = self._cluster.leader()
+        if leader is None or self._used >= NODES_MAX:
+            return
+        replica = leader.replica
+        voters = list(replica.consensus.status().conf_state.voters)
+        if len(voters) < 3 or leader.paused:
+            return
+        self._used += 1
+        number = 10 + self._used
+        urls = (f"http://m{number}:2380",)
+        new = member_id(urls, replica.settings.cluster_token, int(replica.wall_now()))
+        leaving = self._random.sample(voters, self._random.randint(1, 2))
+        steps = [ConfChangeSingle(ConfChangeType.ADD_NODE, new)]
+        steps += [ConfChangeSingle(ConfChangeType.REMOVE_NODE, one) for one in leaving]
+        described = membership_pb2.Member(
+            ID=new, raft_attributes=membership_pb2.RaftAttributes(peer_urls=urls)
+        )
+        change = ConfChange(
+            tuple(steps),
+            ConfChangeTransition.JOINT_IMPLICIT,
+            member_context(described),
+        )
+        try:
+            replica.consensus.propose_conf_change(change)
+        except (ProposalDropped, UsageError):
+            return
+        self._world.figures["joint changes proposed"] += 1
+        self._world.note("ops", f"m{number} shall replace {len(leaving)} voters")
+        leader.request_pump()
+
     def _change(self) -> None:
         """One change that fits: promote a learner, add one, or remove somebody."""
         leader = self._cluster.leader()
@@ -144,13 +190,13 @@ class Operators:
         if self._random.random() < 0.3:
             node = self._cluster.some_node(self._random) or leader
         draw = self._random.random()
-        if learners and draw < 0.7:
+        if self._random.random() < 0.25 and len(voters) > 3:
+            self._swap()
+        elif learners and draw < 0.7:
             promote = rpc_pb2.MemberPromoteRequest(ID=learners[0].ID)
             self._call(node, CLUSTER + "MemberPromote", promote)
-        elif draw < 0.5 and len(members) > 3:
-            target = self._random.choice(members)
-            remove = rpc_pb2.MemberRemoveRequest(ID=target.ID)
-            self._call(node, CLUSTER + "MemberRemove", remove)
+        elif draw < 0.5 and len(voters) > 3:
+            self._remove(node, self._random.choice(members).ID)
         elif len(voters) < VOTERS_MAX and self._used < NODES_MAX:
             self._used += 1
             number = 10 + self._used
@@ -159,7 +205,9 @@ class Operators:
                 isLearner=self._random.random() < 0.7,
             )
             self._call(node, CLUSTER + "MemberAdd", add)
-        elif len(members) > 3:
-            target = self._random.choice(members)
-            remove = rpc_pb2.MemberRemoveRequest(ID=target.ID)
-            self._call(node, CLUSTER + "MemberRemove", remove)
+        elif len(voters) > 3:
+            self._remove(node, self._random.choice(members).ID)
+
+    def _remove(self, node: Node, target: int) -> None:
+        request = rpc_pb2.MemberRemoveRequest(ID=target)
+        self._call(node, CLUSTER + "MemberRemove", request)

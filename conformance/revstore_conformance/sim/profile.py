@@ -73,15 +73,15 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True):
 
     # What operators do.
     transfer_every_s: float = 8.0
-    membership_every_s: float = 7.0
+    membership_every_s: float = 3.0
     compaction_every_s: float = 6.0
 
     # Members' settings, small so that the rare happens.
     heartbeat_s: float = 0.1
     election_timeout_s: float = 1.0
-    snapshot_count: int = 60
-    catchup_entries: int = 20
-    segment_bytes: int = 16 * 1024
+    snapshot_count: int = 40
+    catchup_entries: int = 10
+    segment_bytes: int = 8 * 1024
     compaction_batch_limit: int = 50
 
 
@@ -89,22 +89,22 @@ STANDARD = Profile(name="standard")
 
 HARSH = Profile(
     name="harsh",
-    loss=0.06,
+    loss=0.04,
     duplicates=0.04,
     stray=0.05,
     stray_s=0.8,
     client_loss=0.03,
-    partition_every_s=4.0,
+    partition_every_s=5.0,
     slow_link_every_s=5.0,
-    crash_every_s=2.5,
-    pause_every_s=4.0,
+    crash_every_s=3.0,
+    pause_every_s=5.0,
     clock_skew=0.2,
     slow_disk_every_s=5.0,
-    failing_sync_every_s=12.0,
+    failing_sync_every_s=15.0,
     failing_write_every_s=20.0,
     damage=0.15,
     transfer_every_s=4.0,
-    membership_every_s=4.0,
+    membership_every_s=2.0,
     compaction_every_s=4.0,
     snapshot_count=30,
     catchup_entries=5,

@@ -215,7 +215,8 @@ class _TranscriptHandler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         fields = getattr(record, "fields", {})
         shown = " ".join(f"{key}={value}" for key, value in fields.items())
-        self._world.note("log", f"{record.levelname} {record.getMessage()} {shown}")
+        text = f"logs {record.levelname}: {record.getMessage()} {shown}"
+        self._world.note(self._world.acting, text)
 
 
 @contextmanager

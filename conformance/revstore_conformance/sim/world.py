@@ -36,6 +36,8 @@ class World:
         self.violation: Violation | None = None
         """The first one; whatever caught its exception, the run ends with it."""
         self.faults_on = True
+        self.acting = ""
+        """The member that does something now."""
         self.tracing = write_line is not None
         self._write_line = write_line
 

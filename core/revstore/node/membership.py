@@ -169,7 +169,10 @@ class Membership:
                 self._waiting.remove(waiting)
                 waiting.done(refusal)
                 break
-        if replica.cluster.is_removed(replica.member_id):
+        # While a joint phase is on, both memberships decide: whoever leaves is needed
+        # until the phase has ended.
+        leaving = replica.member_id in conf.voters_outgoing
+        if replica.cluster.is_removed(replica.member_id) and not leaving:
             replica.was_removed()
 
     # ----- leadership
