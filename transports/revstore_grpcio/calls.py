@@ -7,6 +7,9 @@ Rules of this file:
 3. A stream has one writer, the coroutine that grpcio started for it. It drains a
    queue; ``send`` only appends. Input is not read while output is over its bound, so
    that a client that never reads cannot make the queue grow by asking.
+4. What waits in all streams of a server together is bounded, too: over that bound a
+   stream has room only below a floor, so that many streams that nobody reads neither
+   fill the memory nor shut out the others.
 """
 
 from __future__ import annotations
@@ -25,8 +28,10 @@ from revstore.errors import ApiError
 from revstore.interfaces.transport import Call, Stream, StreamHandler
 from revstore_grpcio.limits import (
     STREAM_MESSAGE_COST_BYTES,
+    STREAM_QUEUE_BYTES_FLOOR,
     STREAM_QUEUE_BYTES_MAX,
     STREAM_QUEUE_BYTES_RESUME,
+    STREAMS_QUEUE_BYTES_MAX,
 )
 
 _log = logging.getLogger(__name__)
@@ -112,6 +117,15 @@ class UnaryCall(Call):
         return self.outcome
 
 
+class Waiting:
+    """Bytes that wait in all streams of one server."""
+
+    __slots__ = ("total",)
+
+    def __init__(self) -> None:
+        self.total = 0
+
+
 class GrpcStream(Stream):
     """One streaming call: a bounded queue and the coroutine that writes it out."""
 
@@ -126,12 +140,15 @@ class GrpcStream(Stream):
         "_queued_bytes",
         "_room",
         "_told",
+        "_waiting",
         "_wake",
         "handler",
     )
 
-    def __init__(self, context: Context) -> None:
+    def __init__(self, context: Context, waiting: Waiting) -> None:
         self._context = context
+        self._waiting = waiting
+        """Invariant: this stream's share in it is ``_queued_bytes``."""
         self._metadata: dict[str, str] | None = None
         self._queue: deque[bytes] = deque()
         self._queued_bytes = 0
@@ -171,11 +188,15 @@ class GrpcStream(Stream):
         if self._over:
             return
         self._queue.append(message)
-        self._queued_bytes += len(message) + STREAM_MESSAGE_COST_BYTES
+        self._count(len(message) + STREAM_MESSAGE_COST_BYTES)
         self._wake_writer()
 
     def writable(self) -> bool:
-        if self._queued_bytes < STREAM_QUEUE_BYTES_MAX:
+        queued = self._queued_bytes
+        if queued < STREAM_QUEUE_BYTES_FLOOR or (
+            queued < STREAM_QUEUE_BYTES_MAX
+            and self._waiting.total < STREAMS_QUEUE_BYTES_MAX
+        ):
             return True
         self._congested = True
         return False
@@ -207,12 +228,14 @@ class GrpcStream(Stream):
         """Send what is queued until the stream is over; then end the call."""
         try:
             await self._drain_queue()
-        except asyncio.CancelledError:
-            self.cancel()
-            raise
         except grpc.aio.BaseError:
             self.cancel()
             return
+        except BaseException:
+            self.cancel()
+            raise
+        finally:
+            self._count(-self._queued_bytes)
         if self._error is not None:
             await abort(self._context, self._error)
 
@@ -245,16 +268,23 @@ class GrpcStream(Stream):
             if queue:
                 message = queue.popleft()
                 await write(message)
-                self._queued_bytes -= len(message) + STREAM_MESSAGE_COST_BYTES
-                if self._queued_bytes < STREAM_QUEUE_BYTES_RESUME:
-                    self._make_room()
+                self._count(-len(message) - STREAM_MESSAGE_COST_BYTES)
+                self._make_room()
             elif self._over:
                 return
             else:
                 self._wake = loop.create_future()
                 await self._wake
 
+    def _count(self, size: int) -> None:
+        self._queued_bytes += size
+        self._waiting.total += size
+
     def _make_room(self) -> None:
+        crowded = self._waiting.total >= STREAMS_QUEUE_BYTES_MAX
+        resume = STREAM_QUEUE_BYTES_FLOOR if crowded else STREAM_QUEUE_BYTES_RESUME
+        if self._queued_bytes >= resume:
+            return
         if self._room is not None and not self._room.done():
             self._room.set_result(None)
         if self._congested:

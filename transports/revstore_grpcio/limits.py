@@ -8,6 +8,12 @@ STREAM_QUEUE_BYTES_MAX = 1024 * 1024
 STREAM_QUEUE_BYTES_RESUME = STREAM_QUEUE_BYTES_MAX // 2
 """A stream that was not writable is writable again below this."""
 
+STREAMS_QUEUE_BYTES_MAX = 64 * 1024 * 1024
+"""Bytes that may wait in all streams together before each gets only its floor."""
+
+STREAM_QUEUE_BYTES_FLOOR = 64 * 1024
+"""What every stream may let wait, however much waits in others."""
+
 STREAM_MESSAGE_COST_BYTES = 256
 """What each waiting message counts besides its own length."""
 

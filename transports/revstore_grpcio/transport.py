@@ -33,7 +33,13 @@ from revstore_grpcio.addresses import (
     parse_listen_url,
     unix_socket_in_use,
 )
-from revstore_grpcio.calls import Context, GrpcStream, UnaryCall, abort
+from revstore_grpcio.calls import (
+    Context,
+    GrpcStream,
+    UnaryCall,
+    Waiting,
+    abort,
+)
 from revstore_grpcio.limits import LIBRARY_RECEIVE_FACTOR
 from revstore_grpcio.plugin import CAPABILITIES
 from revstore_grpcio.tls import server_credentials
@@ -48,6 +54,7 @@ class TableHandler(grpc.GenericRpcHandler):
 
     def __init__(self, table: ServiceTable, request_bytes_max: int) -> None:
         self.streams: set[GrpcStream] = set()
+        self._waiting = Waiting()
         self._services = services_of(table)
         self._request_bytes_max = request_bytes_max
         self._handlers: dict[str, Any] = {
@@ -136,7 +143,7 @@ class TableHandler(grpc.GenericRpcHandler):
     def _open(
         self, path: str, function: StreamFunction, context: Context
     ) -> GrpcStream:
-        stream = GrpcStream(context)
+        stream = GrpcStream(context, self._waiting)
         self.streams.add(stream)
         try:
             stream.handler = function(stream)
