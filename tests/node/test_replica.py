@@ -339,3 +339,44 @@ def test_a_downgrade_is_remembered(shell: VirtualShell, tmp_path: Path) -> None:
     shell.propose(Tag.DOWNGRADE_INFO_SET, end)
     shell.settle()
     assert shell.replica.status().downgrade_target == ""
+
+
+def test_a_bug_while_applying_stops_the_member(
+    shell: VirtualShell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An entry that failed half way is applied as a whole after a restart, not skipped."""
+    replica = shell.open(tmp_path)
+    shell.settle()
+
+    def broken(tag: int, request: object, info: object) -> ApplyResult:
+        raise KeyError("bug")
+
+    monkeypatch.setattr(replica.machine, "apply", broken)
+    answers = shell.put(b"k", b"v")
+    replica.pump()
+    replica.wal.sync()
+    replica.pump()
+    assert replica.stopped
+    assert isinstance(answers[0], ApiError)
+    shell.crash()
+    replica = shell.open(tmp_path)
+    shell.settle()
+    assert replica.store.get(b"k") is not None
+
+
+def test_a_waiter_that_fails_harms_nobody_else(
+    shell: VirtualShell, tmp_path: Path
+) -> None:
+    """An exception in one answer's callback does not keep others from theirs."""
+    replica = shell.open(tmp_path)
+    shell.settle()
+    request = rpc_pb2.PutRequest(key=b"a")
+
+    def broken(result: object) -> None:
+        raise KeyError("bug")
+
+    replica.propose(Tag.PUT, request.SerializeToString(), request, broken)
+    answers = shell.put(b"b")
+    shell.settle()
+    assert answers == [ApplyResult(3)]
+    assert not replica.stopped

@@ -213,6 +213,15 @@ class EmbeddedShell:
     def _keep_house(self) -> None:
         assert self._member is not None
         replica = self._member.replica
+        try:
+            self._keep_house_until_closed(replica)
+        except Exception as exc:
+            # Without this thread nothing would expire or be compacted any more.
+            with self.lock:
+                replica.fail(exc)
+                self._progress.notify_all()
+
+    def _keep_house_until_closed(self, replica: Replica) -> None:
         interval = replica.settings.heartbeat_s
         next_tick = self.clock.now() + interval
         while not self._closing:

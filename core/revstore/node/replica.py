@@ -12,7 +12,8 @@ Rules of this file:
 3. Everything runs on one thread, the shell's loop, but for the log's ``on_durable``,
    which only notes a number and wakes the loop.
 4. After a storage failure the replica is stopped: it answers nothing any more, since it
-   cannot know what is on disk.
+   cannot know what is on disk. The same after any error while it applies: an entry may
+   be half applied, and only a restart applies it as a whole.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ from revstore.apply.dispatch import StateMachine
 from revstore.auth.info import AuthInfo, Identity
 from revstore.auth.permissions import ROOT
 from revstore.auth.store import AuthStore
-from revstore.errors import ApiError, RevstoreError, StorageError
+from revstore.errors import ApiError, StorageError
 from revstore.interfaces.backend import Backend
 from revstore.interfaces.consensus import (
     Consensus,
@@ -273,7 +274,8 @@ class Replica(ReplicaFacts):
         self._pumping = True
         try:
             self._pump()
-        except (StorageError, RevstoreError) as exc:
+        except Exception as exc:
+            # Whatever it was, an entry may be half handled: going on could skip it.
             self.fail(exc)
         finally:
             self._pumping = False
@@ -430,10 +432,15 @@ class Replica(ReplicaFacts):
                 self.membership.apply(entry)
                 store.set_applied(index, term)
             elif proposal is not None:
-                result = machine(proposal.tag, proposal.request, proposal.info)
+                try:
+                    result = machine(proposal.tag, proposal.request, proposal.info)
+                except Exception as exc:
+                    self.fail(exc)
+                    self._tell(proposal, self.stop_error())
+                    return
                 store.set_applied(index, term)
                 self._applied = index
-                proposal.done(result)
+                self._tell(proposal, result)
             else:
                 self._apply_foreign(entry)
                 store.set_applied(index, term)
@@ -466,7 +473,14 @@ class Replica(ReplicaFacts):
     def _answer(self) -> None:
         answers, self._answers = self._answers, []
         for proposal, result in answers:
+            self._tell(proposal, result)
+
+    def _tell(self, proposal: Proposal, result: ApplyResult | ApiError) -> None:
+        """Answer a waiter; what goes wrong there concerns nobody else."""
+        try:
             proposal.done(result)
+        except Exception:
+            LOG.exception("a waiter failed on its answer", tag=proposal.tag)
 
     def _term_began(self, entry: Entry) -> None:
         """The empty first entry of a term: its leader takes over the leases."""
