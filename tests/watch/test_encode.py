@@ -114,3 +114,18 @@ def test_pieces_and_fragments(
         for part in piece.fragments:
             count = len(rpc_pb2.WatchResponse.FromString(part).events)
             assert len(part) < fragment_bytes or count == 1
+
+
+def test_a_compacted_previous_pair_is_left_out() -> None:
+    """At the compacted revision there is no previous pair, even if it is still known."""
+    old = kv_pb2.KeyValue(key=b"a", create_revision=2, mod_revision=2, version=1)
+    new = kv_pb2.KeyValue(key=b"a", create_revision=2, mod_revision=3, version=2)
+    newer = kv_pb2.KeyValue(key=b"a", create_revision=2, mod_revision=4, version=3)
+    rows = [one.SerializeToString() for one in (old, new, newer)]
+    events = [
+        Event(3, 0, b"a", rows[1], False, rows[0]),
+        Event(4, 0, b"a", rows[2], False, None),
+    ]
+    batch = encode.Batch(events, FakeHistory(), floor=3)
+    assert batch.with_previous(0) == batch.plain(0)
+    assert batch.with_previous(1) == encode.event_field(events[1], rows[1])

@@ -79,13 +79,25 @@ class Piece(NamedTuple):
 class Batch:
     """Consecutive events and their bytes, encoded when first asked for.
 
-    ``revisions`` are those of the events, ascending.
+    ``revisions`` are those of the events, ascending. Events up to ``floor``, the
+    compacted revision, come without their previous pairs, wherever those still lie.
     """
 
-    __slots__ = ("_before", "_plain", "_previous", "_store", "events", "revisions")
+    __slots__ = (
+        "_before",
+        "_plain",
+        "_previous",
+        "_store",
+        "events",
+        "floor",
+        "revisions",
+    )
 
-    def __init__(self, events: Sequence[Event], store: PairReader) -> None:
+    def __init__(
+        self, events: Sequence[Event], store: PairReader, floor: int = 0
+    ) -> None:
         self.events = events
+        self.floor = floor
         self.revisions = [event.revision for event in events]
         self._store = store
         self._plain: list[bytes | None] = [None] * len(events)
@@ -113,7 +125,9 @@ class Batch:
         if data is None:
             event = self.events[position]
             previous = event.prev
-            if previous is None:
+            if event.revision <= self.floor:
+                previous = None
+            elif previous is None:
                 previous = self._look_up(event, self._before[position])
             if previous is None:
                 data = self.plain(position)

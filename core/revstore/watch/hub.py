@@ -404,12 +404,17 @@ class WatchHub:
     def _read(self, first: int) -> Chunk:
         """History from ``first`` on; the last chunk serves all that begin within."""
         chunk = self._chunk
-        if chunk is None or not chunk.first <= first < chunk.next_revision:
+        floor = self._store.compact_revision
+        if (
+            chunk is None
+            or not chunk.first <= first < chunk.next_revision
+            or chunk.batch.floor != floor
+        ):
             options = self._options
             events, following = self._store.events(
                 first, options.chunk_revisions, options.chunk_bytes
             )
-            chunk = Chunk(first, following, Batch(events, self._store))
+            chunk = Chunk(first, following, Batch(events, self._store, floor))
             self._chunk = chunk
         return chunk
 
