@@ -25,6 +25,8 @@ from revstore_conformance.transport import (
 )
 from revstore_grpcio.client import GrpcioClient
 from revstore_grpcio.transport import GrpcioTransport
+from revstore_tcp.client import TcpChannel
+from revstore_tcp.transport import TcpTransport
 
 
 class GrpcioHarness:
@@ -38,6 +40,19 @@ class GrpcioHarness:
 
     async def connect(self, server: ClientServer) -> Client:
         return GrpcioClient(server.addresses()[0])
+
+
+class TcpHarness:
+    """The compact framing on a port of its own."""
+
+    def transport(self) -> Transport:
+        return TcpTransport()
+
+    def options(self) -> ServeOptions:
+        return ServeOptions(urls=["tcp://127.0.0.1:0"])
+
+    async def connect(self, server: ClientServer) -> Client:
+        return TcpChannel(server.addresses()[0])
 
 
 class DirectClientStream:
@@ -119,7 +134,9 @@ class DirectHarness:
 
 @pytest.mark.parametrize("check", CHECKS, ids=name_of)
 @pytest.mark.parametrize(
-    "harness", [GrpcioHarness(), DirectHarness()], ids=["grpcio", "inprocess"]
+    "harness",
+    [GrpcioHarness(), TcpHarness(), DirectHarness()],
+    ids=["grpcio", "tcp", "inprocess"],
 )
 def test_contract(harness: Harness, check: Check) -> None:
     """Every clause of the contract holds."""

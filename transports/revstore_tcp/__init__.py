@@ -1,0 +1,1 @@
+"""The transport "tcp": a compact framing of its own, for clients and between members."""

@@ -1,0 +1,142 @@
+"""TLS contexts from PEM files, checked before anything listens or calls."""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Iterator, Mapping, Sequence
+from ipaddress import ip_address
+from typing import Any
+
+from revstore.errors import ConfigError
+from revstore.interfaces.peers import PeerTls
+from revstore.interfaces.transport import TlsOptions
+
+
+def server_context(options: TlsOptions) -> ssl.SSLContext:
+    """TLS for clients. Naming a trusted CA makes client certificates mandatory.
+
+    Raises:
+        ConfigError: a file cannot be read or used; the message names it.
+    """
+    if options.client_cert_auth and not options.trusted_ca_file:
+        raise ConfigError(
+            "client certificates are required but no trusted CA file is given; "
+            "name the CA that signs them"
+        )
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    _load_pair(context, options.cert_file, options.key_file)
+    if options.trusted_ca_file:
+        _load_authority(context, options.trusted_ca_file)
+        context.verify_mode = ssl.CERT_REQUIRED
+    return context
+
+
+def client_context(
+    trusted_ca_file: str = "", cert_file: str = "", key_file: str = ""
+) -> ssl.SSLContext:
+    """TLS of a client; without a CA file the system's are trusted.
+
+    Raises:
+        ConfigError: a file cannot be read or used; the message names it.
+    """
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    if trusted_ca_file:
+        _load_authority(context, trusted_ca_file)
+    else:
+        context.load_default_certs()
+    if cert_file:
+        _load_pair(context, cert_file, key_file)
+    return context
+
+
+def peer_contexts(options: PeerTls) -> tuple[ssl.SSLContext, ssl.SSLContext]:
+    """TLS between members, (answering, calling): both sides show certificates.
+
+    With an allow list names are checked against it and not against the address.
+
+    Raises:
+        ConfigError: a file cannot be read or used; the message names it.
+    """
+    if not options.trusted_ca_file:
+        raise ConfigError(
+            "members prove themselves by certificates; name the trusted CA file"
+        )
+    answering = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    calling = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    for context in (answering, calling):
+        _load_pair(context, options.cert_file, options.key_file)
+        _load_authority(context, options.trusted_ca_file)
+    answering.verify_mode = ssl.CERT_REQUIRED
+    if options.allowed_names:
+        calling.check_hostname = False
+        calling.verify_mode = ssl.CERT_REQUIRED
+    return answering, calling
+
+
+def names_of(certificate: Mapping[str, Any]) -> Iterator[str]:
+    """Common names and alternative names of a verified certificate. Raises: nothing."""
+    for part in certificate.get("subject", ()):
+        for key, value in part:
+            if key == "commonName":
+                yield str(value)
+    for _, value in certificate.get("subjectAltName", ()):
+        yield str(value)
+
+
+def certificate_fits(
+    certificate: Mapping[str, Any], allowed: Sequence[str], hosts: Sequence[str]
+) -> bool:
+    """Whether a member may show this certificate.
+
+    With ``allowed`` names, one of them must be in it. Else an alternative name must be
+    one of ``hosts``, the places where the member is known to be. Raises: nothing.
+    """
+    if allowed:
+        return not set(allowed).isdisjoint(names_of(certificate))
+    wanted = {_canonical(host) for host in hosts}
+    found = (_canonical(str(name)) for _, name in certificate.get("subjectAltName", ()))
+    return any(name in wanted or _wildcard(name, wanted) for name in found)
+
+
+def _canonical(host: str) -> str:
+    try:
+        return str(ip_address(host.strip()))
+    except ValueError:
+        return host.lower().rstrip(".")
+
+
+def _wildcard(name: str, hosts: set[str]) -> bool:
+    if not name.startswith("*."):
+        return False
+    return any(host.partition(".")[2] == name[2:] for host in hosts)
+
+
+def _load_pair(context: ssl.SSLContext, cert_file: str, key_file: str) -> None:
+    for what, path in (("certificate file", cert_file), ("key file", key_file)):
+        _readable(what, path)
+    try:
+        context.load_cert_chain(cert_file, key_file)
+    except ssl.SSLError as error:
+        raise ConfigError(
+            f"certificate {cert_file!r} and key {key_file!r} cannot be "
+            f"used together: {error.reason or error}"
+        ) from error
+
+
+def _load_authority(context: ssl.SSLContext, path: str) -> None:
+    _readable("trusted CA file", path)
+    try:
+        context.load_verify_locations(path)
+    except ssl.SSLError as error:
+        raise ConfigError(
+            f"trusted CA file {path!r} holds no certificate: {error.reason or error}"
+        ) from error
+
+
+def _readable(what: str, path: str) -> None:
+    try:
+        with open(path, "rb"):
+            pass
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise ConfigError(f"cannot read the {what} {path!r}: {reason}") from error

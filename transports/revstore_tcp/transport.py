@@ -1,0 +1,96 @@
+"""The transport "tcp": the service table and the links between members on sockets."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+from revstore.api.errors import STOPPED
+from revstore.errors import ConfigError
+from revstore.interfaces.peers import PeerHandler, PeerOptions, Peers, PeerTransport
+from revstore.interfaces.transport import ClientServer, ServeOptions, ServiceTable
+from revstore_tcp.addresses import parse_url
+from revstore_tcp.calls import TcpStream
+from revstore_tcp.framing import RecordType, record
+from revstore_tcp.limits import CLOSE_S
+from revstore_tcp.listen import Listener
+from revstore_tcp.messages import GoAway, write_goaway
+from revstore_tcp.plugin import CAPABILITIES
+from revstore_tcp.server import ServerLink, Serving
+from revstore_tcp.tls import server_context
+
+
+class TcpServer(ClientServer):
+    """A running listener and its connections."""
+
+    def __init__(self, listener: Listener, serving: Serving) -> None:
+        self._listener = listener
+        self._serving = serving
+
+    def addresses(self) -> Sequence[str]:
+        return tuple(self._listener.urls)
+
+    async def drain(self, grace_s: float) -> None:
+        serving = self._serving
+        serving.draining = True
+        self._listener.close()
+        await self._listener.settle()
+        # A stream lives as long as its client wants, so the grace is for unary calls.
+        goaway = write_goaway(GoAway.DRAIN, STOPPED.message)
+        for link in tuple(serving.links):
+            link.add(record(RecordType.GOAWAY, 0, goaway))
+            for call in tuple(link.calls.values()):
+                if isinstance(call, TcpStream):
+                    call.cancel(STOPPED)
+        await self._idle(grace_s)
+        closed = [link.closed for link in tuple(serving.links)]
+        for link in tuple(serving.links):
+            link.flush()
+            link.close()
+        if closed:
+            await asyncio.wait(closed, timeout=CLOSE_S)
+        for link in tuple(serving.links):
+            link.abort()
+        # An aborted connection is told so in the next turn of the loop.
+        if serving.links:
+            await asyncio.wait([link.closed for link in serving.links])
+
+    async def _idle(self, grace_s: float) -> None:
+        waits = []
+        for link in tuple(self._serving.links):
+            if link.calls and not link.closing:
+                link.on_idle = link.loop.create_future()
+                waits.append(link.on_idle)
+        if waits and grace_s > 0:
+            await asyncio.wait(waits, timeout=grace_s)
+
+
+class TcpTransport(PeerTransport):
+    """See ``revstore.interfaces.transport`` and ``peers`` for the contracts."""
+
+    capabilities = CAPABILITIES
+
+    async def serve_clients(
+        self, table: ServiceTable, options: ServeOptions
+    ) -> TcpServer:
+        if not options.urls:
+            raise ConfigError("no client URL to listen on; name at least one")
+        addresses = [parse_url(url) for url in options.urls]
+        context = None
+        if any(address.tls for address in addresses):
+            if options.tls is None:
+                url = next(address.url for address in addresses if address.tls)
+                raise ConfigError(
+                    f"listen URL {url!r} needs a certificate and a key; name both files"
+                )
+            context = server_context(options.tls)
+        loop = asyncio.get_running_loop()
+        serving = Serving(table, options)
+        listener = Listener()
+        await listener.open(addresses, lambda: ServerLink(loop, serving), context)
+        return TcpServer(listener, serving)
+
+    async def join(self, options: PeerOptions, handler: PeerHandler) -> Peers:
+        from revstore_tcp.peers import join
+
+        return await join(options, handler)
