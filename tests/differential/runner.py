@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from itertools import zip_longest
 from typing import Any
 
 from revstore.api import errors
@@ -29,6 +30,7 @@ from tests.differential.ops import (
     Restart,
     Unary,
     Watch,
+    line,
 )
 from tests.differential.sides import Side
 from tests.differential.tapes import Record, WatchTape, until
@@ -416,13 +418,8 @@ class Runner:
                 revstore,
             )
         except TimeoutError:
-            said = self._all_said(stream, etcd)
-            found = next(
-                (pair for pair in zip(said, due(), strict=False) if pair[0] != pair[1]),
-                (len(said), len(due())),
-            )
-            what = f"  stream {stream}\n  etcd:     {found[0]}\n  revstore: {found[1]}"
-            raise MismatchError(op, what) from None
+            what = _first_difference(self._all_said(stream, etcd), due())
+            raise MismatchError(op, f"  on stream {stream}, {what}") from None
         problems = [p for record in revstore.records for p in record.problems]
         if problems:
             raise MismatchError(op, f"  revstore on stream {stream}: {problems}")
@@ -458,3 +455,16 @@ class Runner:
         events = self.differences.history_from(start, compacted, record.events)
         control = [plain(response) for response in record.control]
         return [*control, *events]
+
+
+def _first_difference(said: list[list[Any]], due: list[list[Any]]) -> str:
+    """Where two streams begin to differ, in words."""
+    for number, pair in enumerate(zip(said, due, strict=False)):
+        for position, (left, right) in enumerate(zip_longest(*pair)):
+            if left != right:
+                texts = [line(one) if one else "nothing" for one in (left, right)]
+                return (
+                    f"watcher {number}, message {position}:\n"
+                    f"  etcd:     {texts[0]}\n  revstore: {texts[1]}"
+                )
+    return f"{len(said)} watchers of etcd, {len(due)} of revstore"
