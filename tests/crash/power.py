@@ -28,8 +28,9 @@ from tests.crash.load import Load, Op
 from tests.crash.model import REQUESTS, Facts, Model, facts_of
 from tests.node.virtual import VirtualShell
 
-SMALL = SegmentOptions(segment_bytes=6000, tail_bytes_max=1500, sample_bytes=700)
+SEGMENT_BYTES = (1000, 2500, 6000)
 LOOK_BACK = 4
+ACTIONS = 130
 
 
 class Member:
@@ -105,10 +106,15 @@ class PowerRun:
             "compaction_sleep_s": 0.0,
             "consensus": PluginChoice(consensus),
         }
+        options = SegmentOptions(
+            segment_bytes=self._random.choice(SEGMENT_BYTES),
+            tail_bytes_max=1500,
+            sample_bytes=700,
+        )
         self._numbers = count(1)
         self._plugins = Plugins(kind)
         self._member = Member(
-            Machine(kind, place, SMALL, numbers=self._numbers),
+            Machine(kind, place, options, numbers=self._numbers),
             self._plugins,
             self._settings,
         )
@@ -125,13 +131,18 @@ class PowerRun:
         self.replayed = 0
         """Cuts behind which the engine was behind the log."""
 
-    def run(self, actions: int) -> None:
-        """Act so many times, reopening now and then. Raises: AssertionError."""
+    def run(self, actions: int, points: int) -> None:
+        """Act so many times, or for so many points, reopening now and then.
+
+        Raises: AssertionError.
+        """
         try:
             self._arm()
             self._member.serve()
             for number in range(actions):
                 self._act()
+                if self.points >= points:
+                    break
                 if number % 60 == 59:
                     self._reopen()
         except Exception as error:
@@ -153,10 +164,11 @@ class PowerRun:
             self._propose()
         elif draw < 0.60:
             shell.replica.pump()
-        elif draw < 0.80:
+        elif draw < 0.82:
             shell.replica.wal.sync()
             shell.replica.pump()
-        elif draw < 0.90:
+        elif draw < 0.88:
+            # A flush takes its time, and entries are applied meanwhile.
             shell.run_works()
         else:
             shell.clock.time += self._random.choice((0.01, 0.15))
@@ -323,12 +335,12 @@ def _cut_at(twin: Machine, number: int, random: Random, into: list[Machine]) -> 
 
 
 def run_power_cuts(
-    kind: str, place: Path, seed: int, actions: int, consensus: str = "solo"
+    kind: str, place: Path, seed: int, points: int, consensus: str = "solo"
 ) -> PowerRun:
-    """One run. Raises: AssertionError, which names the seed."""
+    """One run, of at most about so many points. Raises: AssertionError, which names the seed."""
     run = PowerRun(kind, place, seed, consensus)
     try:
-        run.run(actions)
+        run.run(ACTIONS, points)
     except AssertionError as error:
         raise AssertionError(f"{kind}, seed {seed}: {error}") from error
     return run
