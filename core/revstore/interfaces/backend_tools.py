@@ -12,8 +12,7 @@ from __future__ import annotations
 
 import os
 import weakref
-from collections.abc import Callable, Collection, Iterable
-from operator import itemgetter
+from collections.abc import Collection
 from typing import Protocol
 
 from revstore.errors import UsageError
@@ -52,20 +51,19 @@ def check_batch(
             raise UsageError(
                 f"keyspace {name!r} was not named when the backend was opened"
             )
-        _check_sizes("key", map(len, changes.deletes), KEY_BYTES_MAX)
-        _check_sizes("key", map(len, map(_key_of, changes.puts)), KEY_BYTES_MAX)
-        _check_sizes("value", map(len, map(_value_of, changes.puts)), value_bytes_max)
+        # One pass: the rows lie anywhere in memory, and touching them is what costs.
+        for key, value in changes.puts:
+            if len(key) > KEY_BYTES_MAX:
+                raise UsageError(_too_long("key", len(key), KEY_BYTES_MAX))
+            if len(value) > value_bytes_max:
+                raise UsageError(_too_long("value", len(value), value_bytes_max))
+        for key in changes.deletes:
+            if len(key) > KEY_BYTES_MAX:
+                raise UsageError(_too_long("key", len(key), KEY_BYTES_MAX))
 
 
-_key_of: Callable[[tuple[bytes, bytes]], bytes] = itemgetter(0)
-_value_of: Callable[[tuple[bytes, bytes]], bytes] = itemgetter(1)
-
-
-def _check_sizes(what: str, sizes: Iterable[int], limit: int) -> None:
-    """Raises: UsageError: one is over the limit."""
-    largest = max(sizes, default=0)
-    if largest > limit:
-        raise UsageError(f"a {what} of {largest} bytes is over the limit of {limit}")
+def _too_long(what: str, size: int, limit: int) -> str:
+    return f"a {what} of {size} bytes is over the limit of {limit}"
 
 
 class Forkable(Protocol):
