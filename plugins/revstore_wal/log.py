@@ -129,7 +129,7 @@ class SegmentWal(Wal):
             self._options.segment_bytes,
         )
         try:
-            self._writer.repair()
+            self._writer.repair(found.synced)
         except BaseException:
             self._writer.close()
             raise

@@ -48,6 +48,9 @@ class Scanned(NamedTuple):
     hard_state: HardState
     offset: int
     """Where the last file goes on."""
+    synced: int
+    """How far the last file is known to be durable; what is behind may be in the page
+    cache only."""
     content_end: int
     """Where the last non-zero byte of the last file was."""
     crc: int
@@ -73,6 +76,7 @@ class Scanner:
         self._batch_end: int | None = None
         self._batch_crc = 0
         self._has_marks = False
+        self._synced = 0
 
     def run(self, segments: list[Segment]) -> Scanned:
         """Read all files.
@@ -89,7 +93,12 @@ class Scanner:
         if self._metadata is None or self._crc is None:
             raise corrupt(self._path(), 0, "the file has no metadata")
         return Scanned(
-            self._metadata, self._hard_state, offset, self._content_end, self._crc
+            self._metadata,
+            self._hard_state,
+            offset,
+            self._synced,
+            self._content_end,
+            self._crc,
         )
 
     def _path(self) -> Path:
@@ -100,6 +109,7 @@ class Scanner:
         self._segment = segment
         self._sampled_at = None
         self._has_marks = False
+        self._synced = 0
         handle = self._files.open(self._path())
         try:
             size = self._files.size(handle)
@@ -160,6 +170,7 @@ class Scanner:
             else:
                 self._apply(record, before, in_batch=True)
         self._crc = self._batch_crc
+        self._synced = mark.synced
         return end
 
     def _read_batch(

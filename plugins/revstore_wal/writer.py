@@ -21,6 +21,9 @@ from revstore_wal.files import Files
 from revstore_wal.segments import PREPARED_NAME, Segment
 
 
+REPAIR_CHUNK_BYTES = 1 << 20
+
+
 class SegmentWriter:
     """Writes behind the end of the newest file."""
 
@@ -43,14 +46,19 @@ class SegmentWriter:
         self._prepare_from = segment_bytes // 2
         self._handle = files.open(directory / segment.name)
 
-    def repair(self) -> None:
+    def repair(self, synced: int) -> None:
         """Make the file end, durably, where the log goes on; what is behind is zero.
 
-        What was read at open may be in the page cache only, so it is synced too.
+        What lies behind ``synced`` may be in the page cache only, and the process before
+        may have ended because its sync failed. Then the pages count as clean, and no
+        further sync writes them; so they are written again.
 
         Raises: OSError.
         """
         files = self._files
+        for start in range(synced, self.offset, REPAIR_CHUNK_BYTES):
+            size = min(REPAIR_CHUNK_BYTES, self.offset - start)
+            files.pwrite(self._handle, files.read(self._handle, size, start), start)
         if files.size(self._handle) != self.offset:
             files.truncate(self._handle, self.offset)
         files.fallocate(self._handle, max(self._segment_bytes, self.offset))
