@@ -37,6 +37,9 @@ class MemberView:
         self.applied = 0
         self.terms: dict[int, int] = {}
         """Term by index of its log, as far as it was seen being appended."""
+        self.leading_from: int | None = None
+        """What was committed when it became leader, until it has committed an entry of
+        its own term; None: it does not lead, or it has."""
         self.conf: ConfState | None = None
         """A membership that took effect with the entry being applied."""
 
@@ -79,7 +82,9 @@ class LogMatching:
             first = known.setdefault(place, found)
             # The term before an entry is unknown behind a snapshot and at a start.
             if first[1] != found[1] or (first[0] != found[0] and first[0] and found[0]):
-                text = f"{view.name} has another entry {entry.index} of term {entry.term}"
+                text = (
+                    f"{view.name} has another entry {entry.index} of term {entry.term}"
+                )
                 raise self._violated(self.name, f"{text}, or another one before it")
             if found[0] and not first[0]:
                 known[place] = found
@@ -109,6 +114,40 @@ class LeaderCompleteness:
         if replica.wal.term(index) != self.committed.get(index):
             text = f"{member} leads term {term} without the committed entry {index}"
             raise self._violated(self.name, text)
+
+
+class CommitRule:
+    """The first thing that a leader commits is an entry of its own term.
+
+    Raft paper, section 5.4.2 and figure 8: counting replicas of older entries is not
+    enough, because a later leader may replace them all the same.
+    """
+
+    name = "commit rule"
+
+    def __init__(self, violated: Violated) -> None:
+        self._violated = violated
+        self.checked = 0
+
+    def leads(self, view: MemberView, replica: Replica) -> None:
+        """A member leads."""
+        view.leading_from = replica.consensus.status().commit
+
+    def committed(self, view: MemberView, replica: Replica) -> None:
+        """Consensus hands out committed entries, and the rule was not settled yet."""
+        status = replica.consensus.status()
+        if status.role is not Role.LEADER:
+            view.leading_from = None
+            return
+        assert view.leading_from is not None
+        if status.commit <= view.leading_from:
+            return
+        view.leading_from = None
+        self.checked += 1
+        term = replica.wal.term(status.commit)
+        if term is not None and term != status.term:
+            text = f"{view.name} leads term {status.term} and commits {status.commit}"
+            raise self._violated(self.name, f"{text}, which is of term {term}")
 
 
 class StateMachineSafety:
@@ -214,6 +253,7 @@ class Checkers:
         self.election = ElectionSafety(violated)
         self.matching = LogMatching(violated)
         self.completeness = LeaderCompleteness(violated)
+        self.commit_rule = CommitRule(violated)
         self.state_machine = StateMachineSafety(violated)
         self.promises = Promises(violated)
         self.journal = Journal(world)
@@ -221,6 +261,7 @@ class Checkers:
     def attach(self, view: MemberView, replica: Replica) -> None:
         """Watch a replica that was just opened."""
         view.terms = {}
+        view.leading_from = None
         wal = replica.wal
         last = wal.last_index()
         if last:
@@ -249,6 +290,8 @@ class Checkers:
                 if persist.entries:
                     matching.appended(view, persist.entries)
             if got.committed:
+                if view.leading_from is not None:
+                    self.commit_rule.committed(view, replica)
                 machine.committed(view, got.committed)
                 for entry in got.committed:
                     completeness.committed[entry.index] = entry.term
@@ -271,6 +314,7 @@ class Checkers:
             self.world.note(view.name, f"leads term {term}")
         self.election.leads(view.name, term)
         self.completeness.leads(view.name, replica, term)
+        self.commit_rule.leads(view, replica)
 
     def _persists(self, view: MemberView, persist: Persist) -> None:
         if persist.snapshot is not None:
@@ -323,6 +367,7 @@ class Checkers:
                 "checked: entries appended": self.matching.checked,
                 "checked: entries applied": self.state_machine.checked,
                 "checked: leaders complete": self.completeness.checked,
+                "checked: first commits of a term": self.commit_rule.checked,
                 "checked: terms with a leader": len(self.election.leaders),
                 "checked: messages that promise": self.promises.checked,
                 "checked: events": self.journal.checked,

@@ -35,7 +35,9 @@ class SimCluster:
         """Make and start the initial members."""
         size = self.world.random("size").choice(self.world.profile.sizes)
         self.world.figures[f"clusters of {size}"] += 1
-        urls = {f"m{number}": (f"http://m{number}:2380",) for number in range(1, size + 1)}
+        urls = {
+            f"m{number}": (f"http://m{number}:2380",) for number in range(1, size + 1)
+        }
         for number in range(1, size + 1):
             self._add(Node(self.world, self.network, self.checkers, number, urls))
 

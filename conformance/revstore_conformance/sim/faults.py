@@ -57,7 +57,9 @@ class Faults:
         victims = [self._victim()]
         if draw < 0.1:
             # The lights go out for everybody, or nearly.
-            victims = [n for n in self._cluster.running() if self._random.random() < 0.9]
+            victims = [
+                n for n in self._cluster.running() if self._random.random() < 0.9
+            ]
             self._count("crash of many")
         for node in victims:
             if node is None or not node.up:

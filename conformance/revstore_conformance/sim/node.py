@@ -27,6 +27,7 @@ from revstore.node.bootstrap import Joining, Place, announce, open_replica
 from revstore.node.ids import member_id
 from revstore.node.replica import Replica
 from revstore.node.settings import MemberSettings, PluginChoice
+from revstore_conformance.files import PowerCut
 from revstore_conformance.sim.checkers import Checkers, MemberView
 from revstore_conformance.sim.disk import (
     WAL_DIRECTORY,
@@ -251,7 +252,10 @@ class Node:
             self._backlog.append(action)
         else:
             self.world.acting = self.name
-            action()
+            try:
+                action()
+            except PowerCut:
+                pass  # Nothing of what was under way goes on.
 
     def request_pump(self) -> None:
         """See ``Shell``."""
@@ -487,7 +491,9 @@ def describe(message: Message) -> str:
     if message.entries:
         first, last = message.entries[0], message.entries[-1]
         text += f" entries={first.index}..{last.index}"
-    text += f" index={message.index} log_term={message.log_term} commit={message.commit}"
+    text += (
+        f" index={message.index} log_term={message.log_term} commit={message.commit}"
+    )
     if message.reject:
         text += f" REJECT hint={message.reject_hint}"
     if message.snapshot is not None:

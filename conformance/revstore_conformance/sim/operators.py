@@ -1,7 +1,8 @@
 """Operators: they compact, hand leadership over, and change the membership.
 
-They use the API as anybody does. Whoever is in the member list and has no machine yet
-gets one, so it does not matter whether the answer to "add" was lost.
+They use the API as anybody does, but for changes that need a joint phase, which the
+API does not offer. Whoever is in a member list and has no machine yet gets one, so it
+does not matter whether the answer to "add" was lost.
 """
 
 from __future__ import annotations
@@ -50,6 +51,7 @@ class Operators:
         if profile.membership_every_s:
             every(random, profile.membership_every_s, self._change)
             self._world.loop.after(1.0, self._look_around)
+            self._world.loop.after(1.0, self._clear_out)
 
     def _call(
         self,
@@ -102,39 +104,42 @@ class Operators:
     # ----- membership
 
     def _look_around(self) -> None:
-        """Give every member a machine, and take the machines of removed ones away."""
+        """Give every member a machine, wherever it is known that it was added."""
+        for node in self._cluster.running():
+            for member in node.replica.members():
+                if member.ID in self._cluster.by_id:
+                    continue
+                number = int(member.peerURLs[0].split("://m")[1].split(":")[0])
+                self._world.note("ops", f"m{number} gets a machine: {member.ID:x}")
+                self._world.figures["members added"] += 1
+                self._cluster.join(member.ID, number)
+        self._world.loop.after(0.3, self._look_around)
+
+    def _clear_out(self) -> None:
+        """Take away the machines of members that are in nobody's list any more."""
         node = self._cluster.leader()
+        self._world.loop.after(1.0, self._clear_out)
+        if node is None:
+            return
+        # Whoever is in the outgoing half of a joint phase is needed until its end.
+        leaving = node.replica.consensus.status().conf_state.voters_outgoing
 
         def answered(answer: bytes | None) -> None:
-            # Whoever is in the outgoing half of a joint phase is needed until its end.
-            leaving = node.replica.consensus.status().conf_state.voters_outgoing
-            if answer is not None and not leaving:
-                listed = rpc_pb2.MemberListResponse.FromString(answer)
-                self._follow([member.ID for member in listed.members], listed)
-            self._world.loop.after(1.0, self._look_around)
+            if answer is None or leaving:
+                return
+            listed = rpc_pb2.MemberListResponse.FromString(answer)
+            ids = [member.ID for member in listed.members]
+            for one in self._cluster.nodes:
+                if one.member_id not in ids and not one.gone:
+                    self._retire(one)
 
-        if node is None or not node.up:
-            self._world.loop.after(0.5, self._look_around)
-            return
         request = rpc_pb2.MemberListRequest(linearizable=True)
         self._call(node, CLUSTER + "MemberList", request, answered)
-
-    def _follow(self, ids: list[int], listed: rpc_pb2.MemberListResponse) -> None:
-        for member in listed.members:
-            if member.ID in self._cluster.by_id:
-                continue
-            number = int(member.peerURLs[0].split("://m")[1].split(":")[0])
-            self._world.note("ops", f"m{number} gets a machine: {member.ID:x}")
-            self._world.figures["members added"] += 1
-            self._cluster.join(member.ID, number)
-        for node in self._cluster.nodes:
-            if node.member_id not in ids and not node.gone:
-                self._retire(node)
 
     def _retire(self, node: Node) -> None:
         """It is not in the list: leave it running for a while, then switch it off."""
         if node.retiring:
-            return
+            return  # It will be.
         node.retiring = True
         self._world.figures["members removed"] += 1
 

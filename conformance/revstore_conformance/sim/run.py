@@ -52,7 +52,9 @@ class Run:
         self.cluster = SimCluster(self.world)
         self.faults = Faults(self.cluster)
         self.operators = Operators(self.cluster)
-        self.clients = [KvClient(self.cluster, n + 1) for n in range(profile.kv_clients)]
+        self.clients = [
+            KvClient(self.cluster, n + 1) for n in range(profile.kv_clients)
+        ]
         self.leasers = [
             LeaseClient(self.cluster, n + 1) for n in range(profile.lease_clients)
         ]

@@ -71,9 +71,7 @@ def acknowledged(
                 raise world.violated(ACKNOWLEDGED, f"{text}, not {last.row!r}")
 
 
-def revisions(
-    world: World, journal: Journal, operations: Sequence[Operation]
-) -> None:
+def revisions(world: World, journal: Journal, operations: Sequence[Operation]) -> None:
     """Who begins after another has returned gets no older revision, a write a newer
     one; and a read shows exactly its revision. Raises: Violation."""
     known = [one for one in operations if one.known]
@@ -97,7 +95,9 @@ def revisions(
         for action, value in zip(operation.then, operation.seen, strict=True):
             change = journal.at(action.key, operation.revision)
             if (None if change is None else change.value()) != value:
-                text = f"shows what was not there at its revision:\n  {operation.text()}"
+                text = (
+                    f"shows what was not there at its revision:\n  {operation.text()}"
+                )
                 raise world.violated(REVISIONS, text)
 
 

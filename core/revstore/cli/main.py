@@ -20,6 +20,7 @@ _COMMANDS: dict[str, tuple[str, str]] = {
     "serve": ("revstore.cli.serve:serve", "Run a server."),
     "config": ("revstore.cli.config:config", "Check and show configurations."),
     "plugins": ("revstore.cli.plugins:plugins", "List and check plugins."),
+    "sim": ("revstore.cli.sim:sim", "Run simulated clusters and check them."),
     "version": ("revstore.cli.version:version", "Print the versions."),
 }
 """Where each command is, and its line in the help."""
