@@ -42,6 +42,8 @@ DEADLINE_PASSED = ApiError(Code.DEADLINE_EXCEEDED, "context deadline exceeded")
 """What a client sees of its own deadline, in grpc-go's words."""
 
 _END = int(RecordType.END)
+_SMALL_REPLY = 4096
+"""Answers to all requests of one read may be so long without a look at the output."""
 
 
 class Served:
@@ -118,6 +120,8 @@ class UnaryCall(Served, Call):
         else:
             payload = REPLY_OK + message
             link.activate(Cut(link, payload, cut(_END, self.id, payload)))
+        if len(message) > _SMALL_REPLY:
+            link.check_output()
         self._forget()
 
     def fail(self, error: ApiError) -> None:

@@ -163,6 +163,11 @@ class ClientLink(Link):
             if code != GoAway.DRAIN:
                 self.abort()
 
+    def fail(self, code: GoAway, text: str) -> None:
+        self.error = _unavailable(f"connection to {self.url} ended: {text}")
+        self.draining = True
+        self.close(code, text)
+
     def lost(self, reason: str) -> None:
         if self._timer is not None:
             self._timer.cancel()

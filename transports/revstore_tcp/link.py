@@ -17,7 +17,7 @@ import asyncio
 import contextlib
 import socket
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Protocol, cast
 
 from revstore import logs
@@ -25,6 +25,7 @@ from revstore_tcp.framing import (
     FrameReader,
     FrameWriter,
     ProtocolError,
+    Record,
     RecordType,
     record,
     records_of,
@@ -61,6 +62,11 @@ class Link(asyncio.Protocol):
         self.cut_bytes = 0
         """Length of the payloads that are being sent in parts."""
         self.closed: asyncio.Future[None] = loop.create_future()
+        self.choked = False
+        """Whether what comes is kept back until output has left."""
+        self.on_empty: asyncio.Future[None] | None = None
+        self._backlog: deque[Record] = deque()
+        """Records that came while the connection was choked."""
         self._paused = False
         self._corked = False
         self._scheduled = False
@@ -128,9 +134,17 @@ class Link(asyncio.Protocol):
             self.sent_bytes += len(data)
             transport.write(data)
             self.drained()
-        if sources and not self._paused and not self._scheduled:
-            self._scheduled = True
-            self.loop.call_soon(self.flush)
+        if sources:
+            if not self._paused and not self._scheduled:
+                self._scheduled = True
+                self.loop.call_soon(self.flush)
+        elif self.on_empty is not None and not self.on_empty.done():
+            self.on_empty.set_result(None)
+
+    def unchoke(self) -> None:
+        """Handle what was kept back; call it from the loop. Raises: nothing."""
+        self.choked = False
+        self._handle_all(())
 
     def close(self, code: GoAway | None = None, text: str = "") -> None:
         """Send what waits and close; with a code, a GOAWAY in the end. Raises: nothing."""
@@ -186,16 +200,31 @@ class Link(asyncio.Protocol):
         if self.closing:
             return
         self.received_bytes += len(data)
-        self._corked = True
         try:
-            for body in self.reader.feed(data):
-                for kind, flags, stream, payload in records_of(body):
-                    self.handle(kind, flags, stream, payload)
-                    if self.closing:
-                        return
+            bodies = self.reader.feed(data)
         except ProtocolError as error:
             self.fail(GoAway.PROTOCOL, str(error))
             return
+        self._handle_all(bodies)
+
+    def _handle_all(self, bodies: Sequence[bytes]) -> None:
+        """Handle records, those kept back first, and write what they gave rise to."""
+        backlog = self._backlog
+        self._corked = True
+        try:
+            while backlog and not self.choked and not self.closing:
+                self.handle(*backlog.popleft())
+            for body in bodies:
+                records = records_of(body)
+                for number, one in enumerate(records):
+                    if self.closing:
+                        return
+                    if self.choked:
+                        backlog.extend(records[number:])
+                        break
+                    self.handle(*one)
+        except ProtocolError as error:
+            self.fail(GoAway.PROTOCOL, str(error))
         finally:
             self._corked = False
         if self.writer.size or self.sources:

@@ -1,22 +1,35 @@
-"""Listening sockets for a protocol, on every URL or on none."""
+"""Listening sockets for a protocol, on every URL or on none.
+
+``asyncio.Server`` is not used: when it is closed while a connection is being accepted,
+that one is lost track of and never closed (``Server._attach`` of Python 3.11), and it
+keeps quiet about a failed TLS handshake, which an operator wants to read about.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import os
 import socket
 import ssl
+import stat
 from collections.abc import Callable, Sequence
 
+from revstore import logs
 from revstore.errors import ConfigError
 from revstore_tcp.addresses import Address, numeric_host, unix_socket_in_use
 from revstore_tcp.limits import HANDSHAKE_TIMEOUT_S
 
-BACKLOG = 512
+_log = logs.get(__name__)
 
-ACCEPT_TURNS = 4
-"""Turns of the loop after which an accepted socket has a protocol."""
+BACKLOG = 512
+ACCEPT_MAX = 64
+"""Connections accepted in one turn of the loop."""
+ACCEPT_RETRY_S = 1.0
+"""Pause after the process ran out of file descriptors."""
+
+_EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 
 
 class Listener:
@@ -24,8 +37,12 @@ class Listener:
 
     def __init__(self) -> None:
         self.urls: list[str] = []
-        self._servers: list[asyncio.Server] = []
+        self._loop = asyncio.get_running_loop()
+        self._sockets: list[socket.socket] = []
         self._paths: list[str] = []
+        self._arrivals: dict[asyncio.Task[None], socket.socket] = {}
+        self._timers: set[asyncio.TimerHandle] = set()
+        self._factory: Callable[[], asyncio.Protocol] = asyncio.Protocol
 
     async def open(
         self,
@@ -38,68 +55,99 @@ class Listener:
         Raises:
             ConfigError: one cannot be listened on; none is open then.
         """
+        self._factory = factory
         try:
             for address in addresses:
-                await self._open_one(address, factory, context if address.tls else None)
+                bound = _bind_path(address) if address.path else _bind(address)
+                self._sockets.append(bound)
+                if address.path:
+                    self._paths.append(address.path)
+                    self.urls.append(address.url)
+                else:
+                    self.urls.append(address.bound_url(bound.getsockname()[1]))
+                try:
+                    bound.listen(BACKLOG)
+                except OSError as error:
+                    raise _cannot_listen(address, error) from error
+                self._watch(bound, context if address.tls else None)
         except BaseException:
             self.close()
             raise
 
     def close(self) -> None:
-        """Listen no more; connections stay. Raises: nothing."""
-        for server in self._servers:
-            server.close()
-        self._servers.clear()
+        """Listen no more; connections stay. ``settle`` next. Raises: nothing."""
+        for timer in self._timers:
+            timer.cancel()
+        self._timers.clear()
+        for bound in self._sockets:
+            self._loop.remove_reader(bound.fileno())
+            bound.close()
+        self._sockets.clear()
+        for task in self._arrivals:
+            task.cancel()
         for path in self._paths:
             with contextlib.suppress(OSError):
                 os.unlink(path)
         self._paths.clear()
 
     async def settle(self) -> None:
-        """After ``close``: let what was being accepted reach its protocol.
+        """Wait until nothing is being accepted any more. Raises: nothing."""
+        if self._arrivals:
+            await asyncio.wait(tuple(self._arrivals))
 
-        asyncio takes a few turns of the loop from an accepted socket to
-        ``connection_made``; before that nobody could close it. Raises: nothing.
-        """
-        for _ in range(ACCEPT_TURNS):
-            await asyncio.sleep(0)
+    def _watch(self, bound: socket.socket, context: ssl.SSLContext | None) -> None:
+        self._loop.add_reader(bound.fileno(), self._accept, bound, context)
 
-    async def _open_one(
-        self,
-        address: Address,
-        factory: Callable[[], asyncio.Protocol],
-        context: ssl.SSLContext | None,
-    ) -> None:
-        loop = asyncio.get_running_loop()
-        if address.path:
-            if unix_socket_in_use(address.path):
-                raise ConfigError(
-                    f"cannot listen on {address.url!r}: another server answers"
-                )
+    def _accept(self, bound: socket.socket, context: ssl.SSLContext | None) -> None:
+        for _ in range(ACCEPT_MAX):
             try:
-                server = await loop.create_unix_server(
-                    factory, address.path, backlog=BACKLOG
-                )
+                found, _address = bound.accept()
+            except (BlockingIOError, InterruptedError, ConnectionAbortedError):
+                return
             except OSError as error:
-                raise _cannot_listen(address, error) from error
-            self._servers.append(server)
-            self._paths.append(address.path)
-            self.urls.append(address.url)
-            return
-        bound = _bind(address)
+                _log.error("cannot accept connections", reason=str(error))
+                if error.errno in _EXHAUSTED:
+                    self._pause(bound, context)
+                return
+            found.setblocking(False)
+            task = self._loop.create_task(self._take(found, context))
+            self._arrivals[task] = found
+            task.add_done_callback(self._taken)
+
+    async def _take(self, found: socket.socket, context: ssl.SSLContext | None) -> None:
         try:
-            server = await loop.create_server(
-                factory,
-                sock=bound,
+            await self._loop.connect_accepted_socket(
+                self._factory,
+                found,
                 ssl=context,
-                backlog=BACKLOG,
                 ssl_handshake_timeout=HANDSHAKE_TIMEOUT_S if context else None,
             )
-        except BaseException:
-            bound.close()
-            raise
-        self._servers.append(server)
-        self.urls.append(address.bound_url(server.sockets[0].getsockname()[1]))
+        except (OSError, TimeoutError) as error:
+            reason = str(error) or type(error).__name__
+            _log.warn("connection refused", peer=_name_of(found), reason=reason)
+            found.close()
+
+    def _taken(self, task: asyncio.Task[None]) -> None:
+        found = self._arrivals.pop(task)
+        if task.cancelled():
+            found.close()
+
+    def _pause(self, bound: socket.socket, context: ssl.SSLContext | None) -> None:
+        self._loop.remove_reader(bound.fileno())
+
+        def resume() -> None:
+            self._timers.discard(timer)
+            self._watch(bound, context)
+
+        timer = self._loop.call_later(ACCEPT_RETRY_S, resume)
+        self._timers.add(timer)
+
+
+def _name_of(found: socket.socket) -> str:
+    try:
+        return str(found.getpeername())
+    except OSError:
+        return "unknown"
 
 
 def _bind(address: Address) -> socket.socket:
@@ -112,6 +160,23 @@ def _bind(address: Address) -> socket.socket:
         # A restart must not wait for old connections; it shares no live port.
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         bound.bind((host, address.port))
+    except OSError as error:
+        bound.close()
+        raise _cannot_listen(address, error) from error
+    return bound
+
+
+def _bind_path(address: Address) -> socket.socket:
+    path = address.path
+    if unix_socket_in_use(path):
+        raise ConfigError(f"cannot listen on {address.url!r}: another server answers")
+    bound = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        bound.setblocking(False)
+        with contextlib.suppress(FileNotFoundError):
+            if stat.S_ISSOCK(os.stat(path).st_mode):
+                os.unlink(path)
+        bound.bind(path)
     except OSError as error:
         bound.close()
         raise _cannot_listen(address, error) from error

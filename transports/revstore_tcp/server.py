@@ -102,7 +102,7 @@ class ServerLink(Link):
         self._assembler = Assembler()
         self._greeted = False
         self._last_stream = 0
-        self._reading = True
+        self._unchoking = False
         self._timer: asyncio.TimerHandle | None = None
         self._heard = 0
         """``received_bytes`` when the keepalive timer last ran."""
@@ -131,16 +131,30 @@ class ServerLink(Link):
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
-        if self.output_bytes() > OUTPUT_BYTES_MAX and self._reading:
-            self._reading = False
+        self.check_output()
+
+    def check_output(self) -> None:
+        """Take no more from a client that does not take its answers. Raises: nothing."""
+        if not self.choked and self.output_bytes() > OUTPUT_BYTES_MAX:
+            self.choked = True
             if self.transport is not None and not self.closing:
                 self.transport.pause_reading()
 
     def drained(self) -> None:
-        if not self._reading and self.output_bytes() <= OUTPUT_BYTES_MAX // 2:
-            self._reading = True
-            if self.transport is not None and not self.closing:
-                self.transport.resume_reading()
+        if self.choked and not self._unchoking:
+            if self.output_bytes() > OUTPUT_BYTES_MAX // 2:
+                return
+            self._unchoking = True
+            self.loop.call_soon(self._go_on)
+
+    def _go_on(self) -> None:
+        self._unchoking = False
+        if self.closing:
+            return
+        self.unchoke()
+        self.check_output()
+        if not self.choked and self.transport is not None and not self.closing:
+            self.transport.resume_reading()
 
     # Records.
 
@@ -270,14 +284,13 @@ class ServerLink(Link):
         if stream > self._last_stream:
             raise ProtocolError(f"a message came for stream {stream}, never opened")
         call = self.calls.get(stream)
-        if not isinstance(call, TcpStream):
+        if not isinstance(call, TcpStream) or call.over:
             # The stream has ended meanwhile; what was on its way is nobody's.
             self._assembler.drop(stream)
             return
         size = len(payload)
         if not self._assembler.holds(stream):
-            if not call.over:
-                call.check_credit()
+            call.check_credit()
             if flags & _MORE:
                 size = total_of(payload)
             limit = self._request_bytes_max

@@ -43,9 +43,10 @@ class TcpServer(ClientServer):
                 if isinstance(call, TcpStream):
                     call.cancel(STOPPED)
         await self._idle(grace_s)
-        closed = [link.closed for link in tuple(serving.links)]
-        for link in tuple(serving.links):
-            link.flush()
+        links = tuple(serving.links)
+        await self._emptied(links)
+        closed = [link.closed for link in links]
+        for link in links:
             link.close()
         if closed:
             await asyncio.wait(closed, timeout=CLOSE_S)
@@ -54,6 +55,17 @@ class TcpServer(ClientServer):
         # An aborted connection is told so in the next turn of the loop.
         if serving.links:
             await asyncio.wait([link.closed for link in serving.links])
+
+    async def _emptied(self, links: Sequence[ServerLink]) -> None:
+        """Let long answers that were begun leave."""
+        waits = []
+        for link in links:
+            link.flush()
+            if link.sources and not link.closing:
+                link.on_empty = link.loop.create_future()
+                waits.append(link.on_empty)
+        if waits:
+            await asyncio.wait(waits, timeout=CLOSE_S)
 
     async def _idle(self, grace_s: float) -> None:
         waits = []
