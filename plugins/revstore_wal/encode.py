@@ -47,21 +47,18 @@ _WORD = struct.Struct("<Q")
 _FIVE_BYTE_CRC_MIN = 1 << 28
 
 
+_SHORT = [bytes((n,)) for n in range(128)]
+_PAIR = [bytes((n & 0x7F | 0x80, n >> 7 | 0x80)) for n in range(1 << 14)]
+"""Two continued varint bytes: 14 bits in the middle of a longer number."""
+
+
 def varint(number: int) -> bytes:
     """A base-128 varint of a number from 0 to 2**64 - 1."""
     if number < 0x80:
-        return bytes((number,))
-    out = bytearray()
-    while number >= 0x80:
-        out.append(number & 0x7F | 0x80)
-        number >>= 7
-    out.append(number)
-    return bytes(out)
-
-
-_SHORT = [varint(number) for number in range(128)]
-_PAIR = [bytes((n & 0x7F | 0x80, n >> 7 | 0x80)) for n in range(1 << 14)]
-"""Two continued varint bytes: 14 bits in the middle of a longer number."""
+        return _SHORT[number]
+    if number < 0x4000:
+        return bytes((number & 0x7F | 0x80, number >> 7))
+    return _PAIR[number & 0x3FFF] + varint(number >> 14)
 
 
 def length_word(size: int) -> tuple[bytes, bytes]:

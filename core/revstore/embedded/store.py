@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from random import SystemRandom
 from types import TracebackType
@@ -36,6 +37,7 @@ from revstore.embedded.values import (
     PutResult,
     TxnResult,
     decode_pair,
+    decode_pairs,
     decode_txn,
     make_query,
     make_span,
@@ -51,6 +53,8 @@ from revstore.proto import rpc_pb2
 from revstore.types import ApplyResult
 
 ROWS_A_CHUNK = 1_000
+ROWS_DECODED = 128
+"""Rows made into values at a time."""
 
 
 class EmbeddedStore:
@@ -112,12 +116,16 @@ class EmbeddedStore:
                 query, ROWS_A_CHUNK, count=False
             )
             first = next(chunks, None)
-        return self._rows(first.kvs if first else [], chunks)
+        return chain.from_iterable(self._blocks(first.kvs if first else [], chunks))
 
-    def _rows(self, rows: list[bytes], chunks: Iterator[Any]) -> Iterator[KeyValue]:
+    def _blocks(
+        self, rows: list[bytes], chunks: Iterator[Any]
+    ) -> Iterator[list[KeyValue]]:
+        """The pairs in lists: short ones, so that the first pair is not long in coming."""
         try:
             while rows:
-                yield from map(decode_pair, rows)
+                for start in range(0, len(rows), ROWS_DECODED):
+                    yield decode_pairs(rows[start : start + ROWS_DECODED])
                 with self._lock:
                     self._shell.replica  # noqa: B018 - raises if closed meanwhile
                     chunk = next(chunks, None)

@@ -8,6 +8,7 @@ Rules of this file:
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from enum import StrEnum
 
 import msgspec
@@ -60,6 +61,21 @@ def decode_pair(row: bytes) -> KeyValue:
         pair.version,
         pair.lease,
     )
+
+
+def decode_pairs(rows: Sequence[bytes]) -> list[KeyValue]:
+    """Stored rows as values; for many, cheaper than one call each."""
+    return [
+        KeyValue(
+            pair.key,
+            pair.value,
+            pair.create_revision,
+            pair.mod_revision,
+            pair.version,
+            pair.lease,
+        )
+        for pair in map(kv_pb2.KeyValue.FromString, rows)
+    ]
 
 
 class EventType(StrEnum):

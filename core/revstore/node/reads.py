@@ -39,6 +39,11 @@ class Reads:
         """Serve a read that is confirmed already once ``index`` is applied."""
         self._unapplied.append((index, done))
 
+    @property
+    def asked(self) -> bool:
+        """Whether ``confirm`` has anything to do."""
+        return bool(self._asked)
+
     def confirm(self, deadline: float) -> None:
         """Ask for one confirmation for all reads queued so far."""
         if not self._asked:

@@ -151,6 +151,7 @@ class Replica(ReplicaFacts):
         self._headers = Headers(cluster_id, member_id)
         self._headers.set_term(self._term)
         self._encoder = entries.RequestEncoder(request_id_seed)
+        self._timeout_s = settings.request_timeout_s
         self._queue: list[Proposal] = []
         self._waiting = Proposals()
         self.reads = Reads(parts.consensus, member_id)
@@ -286,7 +287,8 @@ class Replica(ReplicaFacts):
             self._report_durable()
             if self._queue:
                 self._propose_queue()
-            self.reads.confirm(self.clock.now() + self.settings.request_timeout_s)
+            if self.reads.asked:
+                self.reads.confirm(self.clock.now() + self._timeout_s)
             if self.installing or not consensus.has_ready():
                 break
             self._handle(consensus.ready())
@@ -315,7 +317,7 @@ class Replica(ReplicaFacts):
             for proposal in batch:
                 proposal.done(error)
             return
-        deadline = self.clock.now() + self.settings.request_timeout_s
+        deadline = self.clock.now() + self._timeout_s
         if place is None:
             self._waiting.add_forwarded(batch, deadline)
         else:
