@@ -80,7 +80,7 @@ class AsyncNode:
         try:
             node._tick()
             await node._until_serving()
-            announce(node.replica)
+            await node._announced()
         except BaseException:
             await node.close()
             raise
@@ -110,6 +110,15 @@ class AsyncNode:
                 raise Unavailable(f"the member stopped while starting: {error}")
             done = self._loop.create_future()
             await asyncio.sleep(self.replica.settings.heartbeat_s)
+
+    async def _announced(self) -> None:
+        """Wait until the member list has this member's name and client URLs.
+
+        A client that asks for the members first of all needs them.
+        """
+        known = asyncio.Event()
+        announce(self.replica, known.set)
+        await known.wait()
 
     # ----- what the replica asks for
 

@@ -348,14 +348,18 @@ def _election_ticks(settings: MemberSettings) -> int:
     return max(2, round(settings.election_timeout_s / settings.heartbeat_s))
 
 
-def announce(replica: Replica) -> None:
-    """Propose this member's name and client URLs if the cluster does not know them."""
+def announce(replica: Replica, announced: Callable[[], None]) -> None:
+    """Propose this member's name and client URLs if the cluster does not know them.
+
+    ``announced`` is called once, when they are known or cannot be made known now.
+    """
     settings = replica.settings
     known = replica.cluster.member(replica.member_id)
     wanted = membership_pb2.Attributes(
         name=settings.name, client_urls=settings.client_urls
     )
     if known is None or known.member_attributes == wanted:
+        announced()
         return
     request = membership_pb2.ClusterMemberAttrSetRequest(
         member_ID=replica.member_id, member_attributes=wanted
@@ -364,6 +368,7 @@ def announce(replica: Replica) -> None:
     def done(result: ApplyResult | Exception) -> None:
         if isinstance(result, Exception):
             LOG.warn("attributes not announced", error=f"{result}")
+        announced()
 
     replica.propose_internal(Tag.CLUSTER_MEMBER_ATTR_SET, request, done)
 
