@@ -35,7 +35,7 @@ _txns = st.builds(
 def test_key_value(target: Target, long_run: bool) -> None:
     """KV: no request kills, nothing refused changes anything, with alarms and without."""
     strategy = st.tuples(
-        calls_of("KV"), st.sampled_from((0, 0, 0, 0, 0, int(NOSPACE), int(CORRUPT)))
+        calls_of("KV"), st.sampled_from((*[0] * 12, int(NOSPACE), int(CORRUPT)))
     )
 
     def body(drawn: tuple[tuple[Rpc, bytes], int]) -> None:

@@ -30,8 +30,17 @@ NUMBERS = (
 
 BIG_BYTES = 70_000
 DEPTH = 4
+SHAPES = ("tame",) * 10 + ("wild",) * 8 + ("garbage", "cut", "noise")
 VARINT, FIXED64, LENGTH, GROUP, END_GROUP, FIXED32, WIRE_6, WIRE_7 = range(8)
 
+_tame_numbers = st.one_of(
+    st.sampled_from((0, 0, 0, 1, 2, 5)), st.integers(0, 12), st.integers(1, 200)
+)
+_tame_bools = st.sampled_from((0, 0, 0, 0, 0, 1))
+_tame_keys = st.sampled_from((b"a", b"b", b"c", b"ab", b"abc", b"\0", b"z"))
+_tame_texts = st.sampled_from(
+    (b"root", b"u", b"u", b"r", b"r", b"secret", b"p", b"3.5.0", b"http://127.0.0.1:1")
+)
 _numbers = st.one_of(
     st.sampled_from(NUMBERS), st.integers(1, 60), st.integers(-(2**63), 2**63 - 1)
 )
@@ -70,12 +79,28 @@ def number_field(number: int, value: int) -> bytes:
 
 
 @st.composite
-def messages(draw: Callable[[Any], Any], kind: Descriptor, depth: int = DEPTH) -> bytes:
-    """A message whose fields are all drawn; mostly one that can be parsed."""
+def messages(
+    draw: Callable[[Any], Any], kind: Descriptor, depth: int = DEPTH, tame: bool = False
+) -> bytes:
+    """A message whose fields are all drawn.
+
+    A tame one can be parsed and has a chance to be done; else anything goes.
+    """
     parts: list[bytes] = []
+    chosen = {
+        group.name: draw(st.sampled_from([field.number for field in group.fields]))
+        for group in kind.oneofs
+    }
     for field in kind.fields:
-        parts += [draw(_field(field, depth)) for _ in range(draw(_counts(field)))]
-    if draw(st.integers(0, 19)) == 0:
+        group = field.containing_oneof
+        if tame and group is not None and chosen[group.name] != field.number:
+            continue
+        if tame and not depth and field.type == FieldDescriptor.TYPE_MESSAGE:
+            continue
+        one = tame and (group is not None or field.name == "key")
+        count = 1 if one else draw(_counts(field))
+        parts += [draw(_field(field, depth, tame)) for _ in range(count)]
+    if not tame and draw(st.integers(0, 19)) == 0:
         parts.append(draw(_odd_fields))
     if len(parts) > 1 and draw(st.integers(0, 9)) == 0:
         parts = draw(st.permutations(parts))
@@ -89,26 +114,30 @@ def _counts(field: FieldDescriptor) -> st.SearchStrategy[int]:
 
 
 @st.composite
-def _field(draw: Callable[[Any], Any], field: FieldDescriptor, depth: int) -> bytes:
+def _field(
+    draw: Callable[[Any], Any], field: FieldDescriptor, depth: int, tame: bool
+) -> bytes:
     number = field.number
     if field.type == FieldDescriptor.TYPE_MESSAGE:
         assert field.message_type is not None
         inner = b""
         if depth:
-            inner = draw(messages(field.message_type, depth - 1))
+            inner = draw(messages(field.message_type, depth - 1, tame))
         return length_field(number, inner)
-    if draw(st.integers(0, 79)) == 0:
+    if not tame and draw(st.integers(0, 99)) == 0:
         wrong: bytes = draw(_wrong_type(number))
         return wrong
     if field.type == FieldDescriptor.TYPE_BYTES:
-        return length_field(number, draw(_keys))
+        return length_field(number, draw(_tame_keys if tame else _keys))
     if field.type == FieldDescriptor.TYPE_STRING:
-        return length_field(number, draw(_texts))
+        return length_field(number, draw(_tame_texts if tame else _texts))
     if field.type == FieldDescriptor.TYPE_ENUM:
-        return number_field(number, draw(_enums))
+        assert field.enum_type is not None
+        known = st.sampled_from(sorted(field.enum_type.values_by_number))
+        return number_field(number, draw(known if tame else _enums))
     if field.type == FieldDescriptor.TYPE_BOOL:
-        return number_field(number, draw(_bools))
-    return number_field(number, draw(_numbers))
+        return number_field(number, draw(_tame_bools if tame else _bools))
+    return number_field(number, draw(_tame_numbers if tame else _numbers))
 
 
 @st.composite
@@ -135,15 +164,15 @@ _odd_fields = st.one_of(
 @st.composite
 def requests(draw: Callable[[Any], Any], kind: Descriptor) -> bytes:
     """What a client sends where a message of ``kind`` is expected."""
-    what = draw(st.integers(0, 19))
-    if what == 0:
+    what = draw(st.sampled_from(SHAPES))
+    if what == "garbage":
         garbage: bytes = draw(st.binary(max_size=200))
         return garbage
-    message: bytes = draw(messages(kind))
-    if what == 1 and message:
+    message: bytes = draw(messages(kind, tame=what == "tame"))
+    if what == "cut" and message:
         size: int = draw(st.integers(0, len(message) - 1))
         return message[:size]
-    if what == 2 and message:
+    if what == "noise" and message:
         at = draw(st.integers(0, len(message) - 1))
         noise: bytes = draw(st.binary(min_size=1, max_size=3))
         return message[:at] + noise + message[at + 1 :]
