@@ -110,7 +110,10 @@ class ClientLink(Link):
         if len(payload) <= RECORD_PAYLOAD_MAX:
             self.add(record(_OPEN, number, payload, _BODY))
         else:
-            self.activate(Cut(self, payload, cut(_OPEN, number, payload, _BODY)))
+            records = cut(_OPEN, number, payload, _BODY)
+            # The first part of a call leaves in its turn: numbers must not go back.
+            self.add(next(records))
+            self.activate(Cut(self, payload, records))
         return number
 
     def open_bare(self, path: str, metadata: bytes, timeout_ms: int) -> int:

@@ -83,7 +83,7 @@ class Link(asyncio.Protocol):
         """The connection is gone."""
 
     def drained(self) -> None:
-        """Some output has left."""
+        """Records were handed to the socket layer, or it has taken some."""
 
     # Output.
 
@@ -133,7 +133,7 @@ class Link(asyncio.Protocol):
         if data:
             self.sent_bytes += len(data)
             transport.write(data)
-            self.drained()
+        self.drained()
         if sources:
             if not self._paused and not self._scheduled:
                 self._scheduled = True

@@ -1,0 +1,1 @@
+"""Tests of what members say to one another."""
