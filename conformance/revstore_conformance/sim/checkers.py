@@ -150,6 +150,41 @@ class CommitRule:
             raise self._violated(self.name, f"{text}, which is of term {term}")
 
 
+class CommittedIsDurable:
+    """What a leader commits is durable on a majority, of both halves in a joint phase.
+
+    Contract of consensus plugins, C-04.
+    """
+
+    name = "committed is durable"
+
+    def __init__(self, violated: Violated) -> None:
+        self._violated = violated
+        self.wals: dict[int, SimulatedWal] = {}
+        """The newest log of each member, by its id."""
+        self.checked = 0
+
+    def committed(self, view: MemberView, replica: Replica, entry: Entry) -> None:
+        """Consensus hands out entries up to this one."""
+        status = replica.consensus.status()
+        if status.role is not Role.LEADER:
+            return
+        self.checked += 1
+        conf = status.conf_state
+        for voters in (conf.voters, conf.voters_outgoing):
+            have = sum(1 for voter in voters if self._has(voter, entry))
+            if voters and have < len(voters) // 2 + 1:
+                text = f"{view.name} commits entry {entry.index} of term {entry.term}"
+                wanted = f"{len(voters)} voters have it durably"
+                raise self._violated(self.name, f"{text}; {have} of {wanted}")
+
+    def _has(self, member: int, entry: Entry) -> bool:
+        wal = self.wals.get(member)
+        if wal is None or wal.durable_index < entry.index:
+            return False
+        return wal.term(entry.index) in (None, entry.term)
+
+
 class StateMachineSafety:
     """All members apply the same entry at an index, in order, to the same effect."""
 
@@ -254,6 +289,7 @@ class Checkers:
         self.matching = LogMatching(violated)
         self.completeness = LeaderCompleteness(violated)
         self.commit_rule = CommitRule(violated)
+        self.durable = CommittedIsDurable(violated)
         self.state_machine = StateMachineSafety(violated)
         self.promises = Promises(violated)
         self.journal = Journal(world)
@@ -263,6 +299,8 @@ class Checkers:
         view.terms = {}
         view.leading_from = None
         wal = replica.wal
+        assert isinstance(wal, SimulatedWal)
+        self.durable.wals[replica.member_id] = wal
         last = wal.last_index()
         if last:
             view.terms[last] = wal.term(last) or 0
@@ -292,6 +330,7 @@ class Checkers:
             if got.committed:
                 if view.leading_from is not None:
                     self.commit_rule.committed(view, replica)
+                self.durable.committed(view, replica, got.committed[-1])
                 machine.committed(view, got.committed)
                 for entry in got.committed:
                     completeness.committed[entry.index] = entry.term
@@ -368,6 +407,7 @@ class Checkers:
                 "checked: entries applied": self.state_machine.checked,
                 "checked: leaders complete": self.completeness.checked,
                 "checked: first commits of a term": self.commit_rule.checked,
+                "checked: commits durable": self.durable.checked,
                 "checked: terms with a leader": len(self.election.leaders),
                 "checked: messages that promise": self.promises.checked,
                 "checked: events": self.journal.checked,

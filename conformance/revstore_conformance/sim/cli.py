@@ -77,7 +77,8 @@ def outcomes(
         try:
             while running:
                 yield running.pop(0).result()
-                for seed in islice(waiting, 1):
+                seed = next(waiting, None)
+                if seed is not None:
                     running.append(pool.submit(run_seed, seed, profile, fault))
         finally:
             pool.shutdown(cancel_futures=True)

@@ -151,7 +151,7 @@ class KvClient:
                 if world.tracing:
                     world.note(self.name, f"{finished.text()} via {node.name}")
             elif world.tracing:
-                world.note(self.name, f"refused or unread: {outcome} via {node.name}")
+                world.note(self.name, f"refused or unread: {outcome!r} via {node.name}")
             done(isinstance(outcome, bytes))
 
         timeout = world.profile.client_timeout_s

@@ -6,13 +6,13 @@ from random import Random
 
 from revstore.errors import StorageError
 from revstore.interfaces.consensus import Message
+from revstore.node import ids
 from revstore.node.bootstrap import Joining
 from revstore_conformance.files import PowerCut
 from revstore_conformance.sim.checkers import Checkers
 from revstore_conformance.sim.network import Network
 from revstore_conformance.sim.node import Node
 from revstore_conformance.sim.world import World
-
 
 CUT_WHILE_STARTING = 0.1
 """Chance that the power is cut again while a member starts, or soon after."""
@@ -27,6 +27,7 @@ class SimCluster:
         self.checkers = Checkers(world)
         self.nodes: list[Node] = []
         self.by_id: dict[int, Node] = {}
+        self.cluster_id = 0
         self._random = world.random("restarts")
         self.network.deliver = self._deliver
         self.network.report = self._report
@@ -40,11 +41,11 @@ class SimCluster:
         }
         for number in range(1, size + 1):
             self._add(Node(self.world, self.network, self.checkers, number, urls))
+        self.cluster_id = ids.cluster_id(node.member_id for node in self.nodes)
 
     def join(self, member_id: int, number: int) -> Node:
         """Start a member that was added to the running cluster."""
-        cluster_id = self.nodes[0].replica.cluster_id
-        joining = Joining(member_id, cluster_id)
+        joining = Joining(member_id, self.cluster_id)
         node = Node(self.world, self.network, self.checkers, number, {}, joining)
         self._add(node)
         return node

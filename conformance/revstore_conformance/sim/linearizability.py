@@ -51,7 +51,7 @@ class Operation(msgspec.Struct, frozen=True, gc=False):
     """Of the answer's header; 0 if there was none."""
     member: str = ""
 
-    def keys(self) -> list[bytes]:
+    def touched(self) -> list[bytes]:
         """The keys that it touches."""
         touched = [key for key, _ in self.compares]
         touched += [action.key for action in (*self.then, *self.otherwise)]
@@ -144,12 +144,12 @@ def partitions(operations: Sequence[Operation]) -> list[list[Operation]]:
         return key
 
     for operation in operations:
-        keys = operation.keys()
+        keys = operation.touched()
         for key in keys[1:]:
             parent[find(key)] = find(keys[0])
     groups: dict[bytes, list[Operation]] = {}
     for operation in sorted(operations, key=lambda one: one.begin):
-        groups.setdefault(find(operation.keys()[0]), []).append(operation)
+        groups.setdefault(find(operation.touched()[0]), []).append(operation)
     return list(groups.values())
 
 
@@ -176,7 +176,7 @@ def _matters(action: Action, seen: set[Value]) -> bool:
 def check(operations: Sequence[Operation], steps_max: int = 400_000) -> Verdict:
     """Whether one group of operations is linearizable, from an empty state."""
     kept = needed(operations)
-    keys = list(dict.fromkeys(key for one in kept for key in one.keys()))
+    keys = list(dict.fromkeys(key for one in kept for key in one.touched()))
     places = {key: place for place, key in enumerate(keys)}
     compiled = [_Compiled(one, places) for one in kept]
     return _Search(compiled, len(keys), keys).run(steps_max)
@@ -213,13 +213,14 @@ class _Search:
         self._next[before] = 0
         self._previous[0] = before
         self._best: list[int] = []
-        self._best_state = self._start
+        self._best_state: State = self._start
 
     def run(self, steps_max: int) -> Verdict:
         """Search until an order is found, there is none, or the bound is met."""
         operations, following = self._operations, self._next
         count = len(operations)
-        state, done, left = self._start, 0, self._known
+        state: State = self._start
+        done, left = 0, self._known
         visited: set[tuple[int, State]] = set()
         stack: list[tuple[int, State]] = []
         entry = following[0]

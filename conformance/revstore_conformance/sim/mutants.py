@@ -12,14 +12,16 @@ from typing import Any
 
 import msgspec
 
+from revstore.api.dump import DumpReader
 from revstore.api.replica import Tag
-from revstore.interfaces.backend import Backend, Durability
+from revstore.apply.cluster import CONF
+from revstore.interfaces.backend import Backend, Durability, WriteBatch
 from revstore.interfaces.consensus import Message, MessageType, Persist, Ready, Role
 from revstore.lease.lessor import Lessor
 from revstore.mvcc.flush import FlushJob
 from revstore.mvcc.state import STATE_KEY, decode_state, encode_state
-from revstore.mvcc.tables import CLUSTER, META
 from revstore.mvcc.store import Store
+from revstore.mvcc.tables import CLUSTER, META
 from revstore.node import snapshots
 from revstore.node.housekeeping import Housekeeping
 from revstore.node.proposals import Proposal, Proposals
@@ -30,6 +32,7 @@ from revstore.types import Entry, HardState
 from revstore.watch.hub import WatchHub
 from revstore.watch.watcher import Watcher
 from revstore_raft import election, quorum, reads, replication, step, tracker, transfer
+from revstore_raft.limits import NO_LIMIT
 from revstore_raft.log import RaftLog
 from revstore_raft.quorum import VoteResult
 from revstore_raft.state import Raft
@@ -87,7 +90,7 @@ def _any_log_may_lead() -> Sequence[Patch]:
 def _half_is_enough() -> Sequence[Patch]:
     def committed(acknowledged: Sequence[int]) -> int:
         count = len(acknowledged)
-        return sorted(acknowledged)[count // 2] if count else quorum.NO_LIMIT
+        return sorted(acknowledged)[count // 2] if count else NO_LIMIT
 
     def vote(voters: Sequence[int], votes: dict[int, bool]) -> VoteResult:
         if not voters:
@@ -205,13 +208,16 @@ def _log_forgets_to_sync() -> Sequence[Patch]:
 
 
 def _purges_too_much() -> Sequence[Patch]:
-    original = Store.end_flush
+    begin, original = Store.begin_flush, Store.end_flush
+
+    def begin_flush(self: Store, sync: bool = False) -> FlushJob | None:
+        return begin(self, False)
 
     def end_flush(self: Store, job: FlushJob) -> None:
         original(self, job)
         self.durable_index = job.state.applied_index
 
-    return [(Store, "end_flush", end_flush)]
+    return [(Store, "begin_flush", begin_flush), (Store, "end_flush", end_flush)]
 
 
 # ----- reads
@@ -297,8 +303,8 @@ def _install(change: Callable[[Backend], None]) -> Sequence[Patch]:
 
 def _snapshot_forgets_members() -> Sequence[Patch]:
     def change(backend: Backend) -> None:
-        batch = snapshots.WriteBatch()
-        batch.delete(CLUSTER, snapshots.CONF)
+        batch = WriteBatch()
+        batch.delete(CLUSTER, CONF)
         backend.write(batch, Durability.SYNC)
 
     return _install(change)
@@ -310,7 +316,7 @@ def _snapshot_forgets_compaction() -> Sequence[Patch]:
             row = reader.get(META, STATE_KEY)
         if row is not None:
             state = msgspec.structs.replace(decode_state(row), compact_revision=-1)
-            batch = snapshots.WriteBatch()
+            batch = WriteBatch()
             batch.put(META, STATE_KEY, encode_state(state))
             backend.write(batch, Durability.SYNC)
 
@@ -319,8 +325,8 @@ def _snapshot_forgets_compaction() -> Sequence[Patch]:
 
 def _snapshot_keeps_old_rows() -> Sequence[Patch]:
     def install(backend: Backend, data: bytes) -> None:
-        dump = snapshots.DumpReader()
-        batch = snapshots.WriteBatch()
+        dump = DumpReader()
+        batch = WriteBatch()
         for keyspace, rows in dump.feed(data):
             batch.keyspace(keyspace).puts.extend(rows)
         dump.finish()

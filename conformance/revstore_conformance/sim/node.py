@@ -14,7 +14,7 @@ Rules of this file:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
@@ -67,7 +67,7 @@ class Node:
         network: Network,
         checkers: Checkers,
         number: int,
-        urls: dict[str, tuple[str, ...]],
+        urls: Mapping[str, tuple[str, ...]],
         joining: Joining | None = None,
     ) -> None:
         """``urls`` are the initial cluster's; a member that joins later has none."""
@@ -108,7 +108,7 @@ class Node:
         self._calls: dict[int, Callable[[], None]] = {}
         self._call_number = 0
 
-    def _settings(self, urls: dict[str, tuple[str, ...]]) -> MemberSettings:
+    def _settings(self, urls: Mapping[str, tuple[str, ...]]) -> MemberSettings:
         profile = self.world.profile
         return MemberSettings(
             data_dir=Path("/"),
@@ -168,7 +168,7 @@ class Node:
         def served(error: ApiError | None) -> None:
             if error is None:
                 self.serving = True
-                announce(self.replica)
+                announce(self.replica, lambda: None)
             elif not self.replica.stopped:
                 self._post(self.settings.heartbeat_s, self._until_serving)
 

@@ -107,8 +107,12 @@ class Run:
     def _fault_phase(self) -> None:
         profile, world = self.world.profile, self.world
         self.cluster.start()
-        for client in (*self.clients, *self.leasers, *self.watchers):
+        for client in self.clients:
             client.start()
+        for leaser in self.leasers:
+            leaser.start()
+        for watcher in self.watchers:
+            watcher.start()
         self._until(3.0)
         self.faults.start()
         self.operators.start()

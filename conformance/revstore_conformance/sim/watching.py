@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from revstore_conformance.sim.cluster import SimCluster
 
 WATCH_CONTRACT = "watch contract"
+PROGRESS_REQUEST = rpc_pb2.WatchRequest(
+    progress_request=rpc_pb2.WatchProgressRequest()
+).SerializeToString()
 
 
 class WatchClient:
@@ -77,6 +80,8 @@ class WatchClient:
             create.start_revision = self.next_revision
             create.progress_notify = True
             stream.push(request.SerializeToString())
+            if self.random.random() < 0.5:
+                stream.push(PROGRESS_REQUEST)
 
         queue = 3 if slow else 64
         self.world.loop.after(
@@ -207,9 +212,7 @@ class _Session:
         elif stream.over:
             client._broken(self._number)
         elif client.random.random() < 0.05:
-            request = rpc_pb2.WatchRequest()
-            request.progress_request.SetInParent()
-            stream.push(request.SerializeToString())
+            stream.push(PROGRESS_REQUEST)
 
 
 def _matches(change: Change, event: kv_pb2.Event) -> bool:

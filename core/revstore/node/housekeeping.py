@@ -48,6 +48,7 @@ class Housekeeping:
         self._marked_bytes = 0
         """What ``Replica.log_bytes`` was at the last mark."""
         self._flushing_bytes = 0
+        self._sync_soon = False
         self._auto: AutoCompactor | None = None
         settings = replica.settings
         if settings.auto_compaction_retention > 0:
@@ -62,7 +63,7 @@ class Housekeeping:
 
     def after_apply(self) -> None:
         """Start what the applied entries made necessary."""
-        if self._store.needs_flush(self._replica.clock.now()):
+        if self._sync_soon or self._store.needs_flush(self._replica.clock.now()):
             self._start_flush()
         if self._store.compaction_pending() and not self._compacting:
             self._compacting = True
@@ -86,10 +87,11 @@ class Housekeeping:
         replica = self._replica
         if self._flushing is not None or replica.stopped or replica.installing:
             return
-        job = self._store.begin_flush(sync=self._mark_due())
+        job = self._store.begin_flush(sync=self._sync_soon or self._mark_due())
         if job is None:
             self._finish_waiting()
             return
+        self._sync_soon = False
         self._flushing_bytes = self._replica.log_bytes
         self._flushing = job
         self._replica.shell.run_in_thread(job.run, self._flushed)
@@ -121,6 +123,10 @@ class Housekeeping:
         """``done(None)`` once everything applied so far is in the backend."""
         self._flush_wanted.append(done)
         self._start_flush()
+
+    def sync_soon(self) -> None:
+        """Make what is being applied survive power loss as soon as can be."""
+        self._sync_soon = True
 
     def _mark_due(self) -> bool:
         """Whether so much was logged since the last mark that a new one is worth it."""

@@ -7,6 +7,9 @@ Rules of this file:
    then is applied as one that changes nothing.
 2. With the strict check a voter is added or removed only if the members that are there
    would still be a quorum (etcd, "strict reconfiguration check").
+3. A member that has applied a change knows it after a power cut, too, and one that was
+   removed stays for a while. Whoever forgot that the change is committed would have to
+   campaign in the old membership, whose members may be gone for good.
 """
 
 from __future__ import annotations
@@ -33,6 +36,9 @@ if TYPE_CHECKING:
     from revstore.node.replica import Replica
 
 LOG = logs.get(__name__)
+
+REMOVED_STAYS_S = 1.0
+"""A removed member goes on for so long (rule 3); etcd's value."""
 
 READY_SHARE = 0.9
 """A learner is ready when it has this share of the leader's log."""
@@ -164,6 +170,7 @@ class Membership:
             replica.cluster.apply_change(change)
             LOG.info("membership changed", voters=len(conf.voters))
         replica.cluster.set_conf_state(conf)
+        replica.housekeeping.sync_soon()
         for waiting in self._waiting:
             if waiting.change == change:
                 self._waiting.remove(waiting)
@@ -173,7 +180,7 @@ class Membership:
         # until the phase has ended.
         leaving = replica.member_id in conf.voters_outgoing
         if replica.cluster.is_removed(replica.member_id) and not leaving:
-            replica.was_removed()
+            replica.was_removed(REMOVED_STAYS_S)
 
     # ----- leadership
 

@@ -524,12 +524,12 @@ class Replica(ReplicaFacts):
             self._leaderless_since = NEVER
             self.on_leader_lost()
 
-    def was_removed(self) -> None:
+    def was_removed(self, stays_s: float) -> None:
         """This member does not belong to the cluster any more: it stops, and says so."""
         if not self.removed:
             self.removed = True
             LOG.warn("this member was removed from the cluster; it stops")
-            self.shell.schedule(self.stop)
+            self.shell.schedule(self.stop, stays_s)
 
     def fail(self, error: Exception) -> None:
         """A storage failure or a broken invariant: stop answering (rule 4)."""
