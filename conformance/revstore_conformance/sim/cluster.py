@@ -14,10 +14,6 @@ from revstore_conformance.sim.network import Network
 from revstore_conformance.sim.node import Node
 from revstore_conformance.sim.world import World
 
-CUT_WHILE_STARTING = 0.1
-"""Chance that the power is cut again while a member starts, or soon after."""
-
-
 class SimCluster:
     """Members, network and checkers."""
 
@@ -69,7 +65,8 @@ class SimCluster:
             return
         if self.world.faults_on and self._random.random() < self.world.profile.damage:
             node.meet_damage()
-        if self.world.faults_on and self._random.random() < CUT_WHILE_STARTING:
+        again = self.world.profile.cut_again
+        if self.world.faults_on and self._random.random() < again:
             node.disk.cut_in = self._random.randint(1, 8)
         try:
             node.start()

@@ -54,6 +54,8 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True):
     crash_every_s: float = 5.0
     """Crashes, of the process or of the machine."""
     down_s: float = 1.5
+    cut_again: float = 0.1
+    """Chance that the power is cut again while a member starts, or soon after."""
     pause_every_s: float = 8.0
     pause_s: float = 2.5
     clock_skew: float = 0.05
@@ -121,6 +123,7 @@ CALM = Profile(
     partition_every_s=0.0,
     slow_link_every_s=0.0,
     crash_every_s=0.0,
+    cut_again=0.0,
     pause_every_s=0.0,
     clock_skew=0.0,
     slow_disk_every_s=0.0,

@@ -1,0 +1,1 @@
+"""The simulator: short runs, its own checkers, and its mutants."""

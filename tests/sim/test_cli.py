@@ -1,0 +1,57 @@
+"""``revstore sim``: what it takes, says and returns."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+
+from revstore.cli.main import main
+from revstore_conformance.sim.cli import parse_seeds
+
+
+def test_seeds_are_ranges_and_lists() -> None:
+    """``0..3`` includes both ends; parts are joined."""
+    assert parse_seeds("7") == [7]
+    assert parse_seeds("0..3,9") == [0, 1, 2, 3, 9]
+
+
+def test_what_is_no_list_of_seeds_is_refused(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """The message says how to write one; the exit code is that of wrong usage."""
+    assert main(["sim", "--seeds", "many"]) == 2
+    assert "0..99" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_violation_is_shown_with_the_command_that_replays_it(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Exit code 1, the checker, the end of the transcript and the replay command."""
+    arguments = ["sim", "--seed", "1", "--mutant", "resumed-watch-skips"]
+    assert main(arguments) == 1
+    shown = capsys.readouterr().out
+    assert "violates: watch contract" in shown
+    assert "revstore sim --seed 1 --profile standard --mutant" in shown
+
+
+@pytest.mark.slow
+def test_good_runs_end_with_their_figures(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Elections, faults and checked operations are printed, so that nothing is silent."""
+    assert main(["sim", "--seeds", "0..1", "--jobs", "1", "--profile", "solo"]) == 0
+    shown = capsys.readouterr().out
+    assert "no violation" in shown
+    assert "checked: operations" in shown
+    assert "fault: power cut" in shown
+
+
+def test_without_the_suite_the_command_says_what_to_install(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The core runs without the suite; only this command needs it."""
+    monkeypatch.setitem(sys.modules, "revstore_conformance.sim.cli", None)
+    assert main(["sim", "--seeds", "0"]) == 1
+    assert "revstore[conformance]" in capsys.readouterr().err

@@ -1,0 +1,51 @@
+"""Some of the faulty variants; ``revstore sim --mutants`` tries all of them."""
+
+from __future__ import annotations
+
+import pytest
+
+from revstore_conformance.sim.mutants import MUTANTS, mutant
+from revstore_conformance.sim.profile import PROFILES
+from revstore_conformance.sim.run import Run
+from revstore_raft.log import RaftLog
+
+QUICK = (
+    "vote-not-persisted",
+    "conflicts-stay",
+    "acknowledged-before-sync",
+    "applied-index-apart",
+    "resumed-watch-skips",
+    "snapshot-forgets-members",
+)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", QUICK)
+def test_a_faulty_variant_is_caught(name: str) -> None:
+    """A checker objects within a few seeds."""
+    chosen = mutant(name)
+    for seed in (*chosen.seeds, *range(4)):
+        with chosen.applied():
+            outcome = Run(seed, PROFILES[chosen.profile]).run()
+        if not outcome.ok:
+            return
+    pytest.fail(f"{name} was not caught; {chosen.fault}")
+
+
+def test_there_are_enough_of_them_and_each_says_what_it_does() -> None:
+    """Names are unique; each fault is a sentence."""
+    names = [one.name for one in MUTANTS]
+    assert len(set(names)) == len(names) >= 15
+    assert all(one.fault.endswith(".") for one in MUTANTS)
+
+
+@pytest.mark.parametrize("name", [one.name for one in MUTANTS])
+def test_a_variant_is_gone_when_its_run_is_over(name: str) -> None:
+    """What was replaced is put back, also after an exception."""
+    chosen = mutant(name)
+    patched = [(owner, field) for owner, field, _ in chosen.patches()]
+    before = [owner.__dict__[field] for owner, field in patched]
+    with pytest.raises(ZeroDivisionError), chosen.applied():
+        raise ZeroDivisionError
+    assert [owner.__dict__[field] for owner, field in patched] == before
+    assert RaftLog.__name__ == "RaftLog"
