@@ -13,7 +13,7 @@ import pytest
 
 from revstore.api import errors
 from revstore.proto import rpc_pb2 as rpc
-from tests.fuzz.target import NEVER, Target
+from tests.fuzz.target import MESSAGE_BYTES_MAX, NEVER, Target
 from tests.fuzz.test_streams import WATCH, open_stream
 from tests.fuzz.wire import length_field
 from tests.support.process import wait_for
@@ -28,7 +28,6 @@ def target(shared_target: Target) -> Target:
 
 
 REQUEST_BYTES = 1_572_864
-MESSAGE_BYTES = REQUEST_BYTES + 524_288
 PUT, RANGE, TXN = (f"/etcdserverpb.KV/{name}" for name in ("Put", "Range", "Txn"))
 WRITES = {
     PUT: length_field(1, b"k"),
@@ -53,7 +52,7 @@ def padded(raw: bytes, size: int) -> bytes:
 def test_a_write_over_the_limit_of_the_log(target: Target, path: str) -> None:
     """What fits into a message but not into the log is "too large", and not done."""
     before = target.facts()
-    for size in (REQUEST_BYTES + 100, MESSAGE_BYTES):
+    for size in (REQUEST_BYTES + 100, MESSAGE_BYTES_MAX):
         answer = target.call(path, padded(WRITES[path], size))
         assert answer.code is grpc.StatusCode.INVALID_ARGUMENT, (size, answer)
         assert answer.text == errors.REQUEST_TOO_LARGE.message
@@ -63,7 +62,12 @@ def test_a_write_over_the_limit_of_the_log(target: Target, path: str) -> None:
 def test_a_message_over_the_limit_of_the_transport(target: Target) -> None:
     """Every method and stream refuses a larger message; both servers' words are right."""
     before = target.facts()
-    for size in (MESSAGE_BYTES + 1, 4 * MESSAGE_BYTES, 5 * MESSAGE_BYTES, 40_000_000):
+    for size in (
+        MESSAGE_BYTES_MAX + 1,
+        4 * MESSAGE_BYTES_MAX,
+        5 * MESSAGE_BYTES_MAX,
+        40_000_000,
+    ):
         for path in (PUT, RANGE, "/etcdserverpb.Maintenance/Status"):
             answer = target.call(path, padded(b"", size))
             assert answer.code is grpc.StatusCode.RESOURCE_EXHAUSTED, (path, answer)
@@ -75,7 +79,7 @@ def test_a_message_over_the_limit_of_the_transport(target: Target) -> None:
             next(call)
         queue.put(None)
         assert call.code() is grpc.StatusCode.RESOURCE_EXHAUSTED, size
-    assert target.call(RANGE, padded(length_field(1, b"k"), MESSAGE_BYTES)).ok
+    assert target.call(RANGE, padded(length_field(1, b"k"), MESSAGE_BYTES_MAX)).ok
     assert target.facts() == before
 
 

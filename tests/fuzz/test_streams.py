@@ -47,7 +47,7 @@ def test_watch(target: Target, long_run: bool) -> None:
     def body(sent: Sequence[bytes]) -> None:
         queue: SimpleQueue[bytes | None] = SimpleQueue()
         for raw in (*sent, marker):
-            queue.put(raw)
+            queue.put(bytes(raw))
         call = open_stream(target, WATCH, queue)
         try:
             for raw in call:
@@ -95,8 +95,9 @@ def test_keep_alive(target: Target, long_run: bool) -> None:
 
     def body(sent: Sequence[bytes]) -> None:
         queue: SimpleQueue[bytes | None] = SimpleQueue()
-        for raw in (*sent, None):
-            queue.put(raw)
+        for raw in sent:
+            queue.put(bytes(raw))
+        queue.put(None)
         call = open_stream(target, KEEP_ALIVE, queue)
         try:
             answers = [rpc.LeaseKeepAliveResponse.FromString(raw).ID for raw in call]
