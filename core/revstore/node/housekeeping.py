@@ -5,7 +5,9 @@ Rules of this file:
 1. Each piece of work is bounded and asks for its next turn; nothing stops the world.
 2. At most one flush runs at a time. The log is purged only up to what the backend has
    made durable, because the backend is rebuilt from the log after a crash.
-3. Only the leader expires leases; a revoke is an ordinary proposal.
+3. Only the leader expires leases. A revoke is an ordinary proposal, but for that it is
+   never passed on: a leader that was deposed meanwhile must not have its successor
+   revoke what that has renewed.
 """
 
 from __future__ import annotations
@@ -242,11 +244,11 @@ class Housekeeping:
             return
         for lease in replica.lessor.expired():
             request = rpc_pb2.LeaseRevokeRequest(ID=lease)
-            replica.propose_internal(Tag.LEASE_REVOKE, request, self._revoked(lease))
+            replica.propose_as_leader(Tag.LEASE_REVOKE, request, self._revoked(lease))
         checkpoints = replica.lessor.checkpoints()
         if checkpoints:
             checkpoint = rpc_pb2.LeaseCheckpointRequest(checkpoints=checkpoints)
-            replica.propose_internal(
+            replica.propose_as_leader(
                 Tag.LEASE_CHECKPOINT, checkpoint, lambda result: None
             )
 

@@ -13,20 +13,23 @@ from revstore.api import errors
 from revstore.errors import ApiError
 from revstore.interfaces.consensus import Consensus, ProposalDropped, ReadState
 
+NUMBER_MAX = (1 << 64) - 1
+
 Finished = Callable[[ApiError | None], None]
 
 
 class Reads:
     """Reads on their way to being served."""
 
-    def __init__(self, consensus: Consensus, member_id: int) -> None:
-        """``member_id`` makes the contexts differ between members."""
+    def __init__(self, consensus: Consensus, member_id: int, seed: int) -> None:
+        """``member_id`` makes the contexts differ between members, ``seed`` between
+        starts: a late answer to a read of an earlier start must confirm nothing."""
         self._consensus = consensus
         self._member_id = member_id
         self._asked: list[Finished] = []
         self._unconfirmed: dict[bytes, tuple[list[Finished], float]] = {}
         self._unapplied: deque[tuple[int, Finished]] = deque()
-        self._number = 0
+        self._number = seed & NUMBER_MAX
 
     def __len__(self) -> int:
         return len(self._asked) + len(self._unconfirmed) + len(self._unapplied)
@@ -49,7 +52,7 @@ class Reads:
         if not self._asked:
             return
         batch, self._asked = self._asked, []
-        self._number += 1
+        self._number = self._number + 1 & NUMBER_MAX
         context = pack(">QQ", self._member_id, self._number)
         try:
             self._consensus.read_index(context)

@@ -154,7 +154,7 @@ class Replica(ReplicaFacts):
         self._timeout_s = settings.request_timeout_s
         self._queue: list[Proposal] = []
         self._waiting = Proposals()
-        self.reads = Reads(parts.consensus, member_id)
+        self.reads = Reads(parts.consensus, member_id, request_id_seed)
         self.membership = Membership(self)
         self.snapshots = Snapshots(self, parts.inbox)
         self._to_apply: deque[Entry] = deque()
@@ -573,6 +573,36 @@ class Replica(ReplicaFacts):
     def busy(self) -> bool:
         """Whether somebody still waits for a result."""
         return bool(self._queue or len(self._waiting) or self._to_apply)
+
+    def propose_as_leader(self, tag: Tag, request: ProtoMessage, done: Done) -> None:
+        """Like ``propose_internal``, but never passed on to another leader.
+
+        What waits in the queue may find that leadership has changed meanwhile, and be
+        forwarded. So this does not wait.
+        """
+        if self.stopped:
+            done(self.stop_error())
+            return
+        info = AuthInfo(ROOT, self.auth.revision) if self.auth.enabled else None
+        payload = request.SerializeToString()
+        if info is None:
+            data = self._encoder.encode(tag, payload)
+        else:
+            data = self._encoder.encode_for_user(
+                tag, payload, info.username, info.revision
+            )
+        try:
+            if self.consensus.status().role is not Role.LEADER:
+                raise ProposalDropped("another member leads")
+            place = self.consensus.propose([data])
+        except ProposalDropped:
+            done(errors.PROPOSAL_DROPPED)
+            return
+        assert place is not None
+        deadline = self.clock.now() + self.settings.request_timeout_s
+        proposal = Proposal(tag, data, request, done, info)
+        self._waiting.add(place[0], place[1], [proposal], deadline)
+        self.shell.request_pump()
 
     def propose_internal(self, tag: Tag, request: ProtoMessage, done: Done) -> None:
         """Propose a request of the member's own, as the user root when auth is on."""

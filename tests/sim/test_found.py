@@ -1,0 +1,127 @@
+"""What the simulator found in the member: one test each, small and without chance.
+
+docs/testing.md tells the story of each, with its seed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import msgspec
+import pytest
+
+from revstore.api import errors
+from revstore.api.replica import MemberChange, MemberChangeKind, Tag
+from revstore.errors import ApiError
+from revstore.interfaces.consensus import (
+    ConfChange,
+    ConfChangeSingle,
+    ConfChangeTransition,
+    ConfChangeType,
+)
+from revstore.proto import rpc_pb2
+from revstore.types import ApplyResult
+from revstore_conformance.sim.cluster import SimCluster
+from revstore_conformance.sim.node import Node
+from revstore_conformance.sim.profile import CALM
+from revstore_conformance.sim.run import quiet
+from revstore_conformance.sim.world import World
+
+
+class Stage:
+    """Five members without clients and faults, with a leader."""
+
+    def __init__(self) -> None:
+        profile = msgspec.structs.replace(CALM, sizes=(5,))
+        self.world = World(1, profile)
+        self.cluster = SimCluster(self.world)
+        self.cluster.start()
+        self.pass_time(5.0)
+
+    def pass_time(self, seconds: float) -> None:
+        """Let the members go on."""
+        self.world.loop.run(self.world.loop.now + seconds, self.world.over)
+        assert self.world.violation is None, self.world.violation
+
+    def leader(self) -> Node:
+        """Who leads."""
+        leader = self.cluster.leader()
+        assert leader is not None
+        return leader
+
+    def follower(self) -> Node:
+        """Somebody else."""
+        return next(n for n in self.cluster.running() if not n.replica.is_leader)
+
+
+@pytest.fixture
+def stage() -> Iterator[Stage]:
+    """A stage whose members log nothing."""
+    with quiet(World(0, CALM)):
+        yield Stage()
+
+
+def test_who_leads_no_more_passes_no_revocation_on(stage: Stage) -> None:
+    """A thawed leader had its successor revoke what that had just renewed (seed 163)."""
+    answers: list[ApplyResult | ApiError] = []
+    sent = stage.world.figures["messages sent"]
+    request = rpc_pb2.LeaseRevokeRequest(ID=7)
+    follower = stage.follower()
+    follower.replica.propose_as_leader(Tag.LEASE_REVOKE, request, answers.append)
+    follower.replica.pump()
+    assert answers == [errors.PROPOSAL_DROPPED]
+    assert stage.world.figures["messages sent"] == sent
+
+
+def test_members_that_leave_decide_until_the_joint_phase_is_over(stage: Stage) -> None:
+    """Three of five stopped when the phase began; nobody could end it (seed 11)."""
+    leader = stage.leader()
+    status = leader.replica.consensus.status()
+    staying = [leader.member_id, stage.follower().member_id]
+    leaving = [one for one in status.conf_state.voters if one not in staying]
+    change = ConfChange(
+        tuple(ConfChangeSingle(ConfChangeType.REMOVE_NODE, one) for one in leaving),
+        ConfChangeTransition.JOINT_IMPLICIT,
+    )
+    leader.replica.consensus.propose_conf_change(change)
+    leader.request_pump()
+    stage.pass_time(3.0)
+    conf = stage.leader().replica.consensus.status().conf_state
+    assert conf.voters == tuple(sorted(staying))
+    assert not conf.voters_outgoing
+    assert [stage.cluster.by_id[one].up for one in leaving] == [False] * 3
+
+
+def test_a_removed_member_stays_for_a_while(stage: Stage) -> None:
+    """Those who stay may have to learn from it what is committed (seed 1)."""
+    follower = stage.follower()
+    change = MemberChange(kind=MemberChangeKind.REMOVE, member_id=follower.member_id)
+    answers: list[ApiError | None] = []
+    stage.leader().replica.change_members(change, answers.append)
+    stage.pass_time(0.4)
+    assert answers == [None]
+    assert follower.replica.removed
+    assert not follower.replica.stopped
+    stage.pass_time(1.5)
+    assert follower.replica.stopped
+
+
+def test_a_change_of_membership_survives_a_power_cut(stage: Stage) -> None:
+    """A member that forgets one campaigns among those who are gone (seed 1)."""
+    target = next(n for n in stage.cluster.running() if not n.replica.is_leader)
+    change = MemberChange(kind=MemberChangeKind.REMOVE, member_id=target.member_id)
+    stage.leader().replica.change_members(change, lambda error: None)
+    stage.pass_time(0.4)
+    for node in stage.cluster.running():
+        store = node.replica.store
+        assert store.durable_index == store.applied_index
+
+
+def test_reads_of_two_starts_have_different_contexts(stage: Stage) -> None:
+    """A late answer to a read of an earlier start must not confirm a newer one."""
+    node = stage.follower()
+    before = node.replica.reads._number
+    node.crash(power=False)
+    stage.pass_time(2.0)
+    assert node.up
+    assert abs(node.replica.reads._number - before) > 1_000_000
