@@ -203,7 +203,15 @@ class RocksdbBackend(Backend):
                 return waited
             if waited > self._options.stall_seconds_max:
                 return waited
+            self._check_background()
             pause = min(pause * 2, STALL_WAIT_MAX_S)
+
+    def _check_background(self) -> None:
+        """A stall after a failed flush or compaction has no end but reopening."""
+        if self._db.property_int_value("rocksdb.background-errors"):
+            raise self._poisoned(
+                "a write", "a flush or compaction failed in the background"
+            )
 
     def sync(self) -> None:
         """See ``Backend.sync``."""

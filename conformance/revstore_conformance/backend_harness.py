@@ -29,7 +29,7 @@ from revstore.interfaces.backend import (
 )
 
 KEYSPACES = ("alpha", "beta", "gamma")
-CHILD_TIMEOUT_S = 120.0
+CHILD_TIMEOUT_S = 240.0
 """How long a child process may take; only a failing check waits that long."""
 
 
