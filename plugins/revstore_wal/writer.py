@@ -20,7 +20,6 @@ from revstore_wal.encode import OFFSET_MAX, encode_head, encode_mark
 from revstore_wal.files import Files
 from revstore_wal.segments import PREPARED_NAME, Segment
 
-
 REPAIR_CHUNK_BYTES = 1 << 20
 
 

@@ -111,7 +111,8 @@ def histories(draw: st.DrawFn) -> list[Operation]:
     for number in range(draw(st.integers(1, 5))):
         begin = draw(st.integers(0, 8)) + number / 100
         end = begin + draw(st.integers(1, 5)) + 0.5
-        if values and draw(st.booleans()):
+        writes = draw(st.booleans())
+        if values and writes:
             found.append(put(values.pop(), begin, end))
         else:
             seen = draw(st.sampled_from([None, b"1", b"2", b"3"]))

@@ -14,6 +14,7 @@ from revstore_conformance.sim.network import Network
 from revstore_conformance.sim.node import Node
 from revstore_conformance.sim.world import World
 
+
 class SimCluster:
     """Members, network and checkers."""
 
