@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 
-from revstore.interfaces import backend, consensus, transport, wal
+from revstore.interfaces import backend, consensus, peers, transport, wal
 
 BEGIN = "<!-- interfaces: begin (made from the code) -->"
 END = "<!-- interfaces: end -->"
@@ -30,6 +30,16 @@ _PARTS: tuple[tuple[str, ModuleType, tuple[type, ...]], ...] = (
             transport.ClientServer,
             transport.Call,
             transport.Stream,
+        ),
+    ),
+    (
+        "Peers",
+        peers,
+        (
+            peers.PeerTransport,
+            peers.Peers,
+            peers.OutgoingStream,
+            peers.IncomingStream,
         ),
     ),
 )
@@ -55,6 +65,8 @@ def _is_abstract(interface: type, name: str) -> bool:
 
 def _signature(interface: type, name: str) -> str:
     function = vars(interface)[name]
+    if isinstance(function, property):
+        return name
     prefix = "async " if inspect.iscoroutinefunction(function) else ""
     text = str(inspect.signature(function)).replace("'", "")
     text = text.replace("(self, ", "(").replace("(self)", "()")
