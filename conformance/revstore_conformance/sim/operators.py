@@ -170,18 +170,40 @@ class Operators:
         described = membership_pb2.Member(
             ID=new, raft_attributes=membership_pb2.RaftAttributes(peer_urls=urls)
         )
-        change = ConfChange(
-            tuple(steps),
-            ConfChangeTransition.JOINT_IMPLICIT,
-            member_context(described),
-        )
+        transition = ConfChangeTransition.JOINT_IMPLICIT
+        if self._random.random() < 0.6:
+            transition = ConfChangeTransition.JOINT_EXPLICIT
+            stays = 4.0 * self._random.random()
+            self._world.loop.after(stays, self._end_joint_phase)
+        change = ConfChange(tuple(steps), transition, member_context(described))
+        if self._propose(leader, change):
+            self._world.figures["joint changes proposed"] += 1
+            self._world.note("ops", f"m{number} shall replace {len(leaving)} voters")
+
+    def _propose(self, leader: Node, change: ConfChange) -> bool:
         try:
-            replica.consensus.propose_conf_change(change)
+            leader.replica.consensus.propose_conf_change(change)
         except (ProposalDropped, UsageError):
-            return
-        self._world.figures["joint changes proposed"] += 1
-        self._world.note("ops", f"m{number} shall replace {len(leaving)} voters")
+            return False
         leader.request_pump()
+        return True
+
+    def _end_joint_phase(self) -> None:
+        """End a joint phase that does not end by itself; ask until it is over."""
+        leader = self._cluster.leader()
+        if leader is not None and not leader.paused:
+            conf = leader.replica.consensus.status().conf_state
+            if conf.voters_outgoing and not conf.auto_leave:
+                self._propose(leader, ConfChange())
+                self._world.figures["joint phases ended by hand"] += 1
+        if self._world.faults_on or self._joint_somewhere():
+            self._world.loop.after(2.0, self._end_joint_phase)
+
+    def _joint_somewhere(self) -> bool:
+        return any(
+            node.replica.consensus.status().conf_state.voters_outgoing
+            for node in self._cluster.running()
+        )
 
     def _change(self) -> None:
         """One change that fits: promote a learner, add one, or remove somebody."""
