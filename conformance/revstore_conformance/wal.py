@@ -376,6 +376,18 @@ def check_w12_memory_is_bounded(harness: WalHarness) -> None:
     """Entries beyond the tail leave in memory less than a twentieth of their bytes."""
     if harness.disk_is_memory():
         raise NotRun("the disk is in memory")
+    limit = 1_500_000 // 20
+    grown = _bytes_left(harness)
+    for _ in range(2):
+        # Threads of other tests may allocate meanwhile; the log's own is there always.
+        if grown < limit:
+            return
+        grown = min(grown, _bytes_left(harness))
+    assert grown < limit, f"1500 entries of 1000 bytes left {grown} bytes"
+
+
+def _bytes_left(harness: WalHarness) -> int:
+    """How much more memory 2000 entries leave than 500 do."""
     used = []
     for count in (500, 2000):
         harness.reset()
@@ -390,8 +402,7 @@ def check_w12_memory_is_bounded(harness: WalHarness) -> None:
         tracemalloc.stop()
         assert all_of(wal) == entries_of(1, count, size=1000)
         wal.close()
-    grown = used[1] - used[0]
-    assert grown < 1_500_000 // 20, f"1500 entries of 1000 bytes left {grown} bytes"
+    return used[1] - used[0]
 
 
 def check_read_honours_its_bounds(harness: WalHarness) -> None:
