@@ -113,6 +113,18 @@ def test_bytes_are_those_of_protobuf(message: Message) -> None:
     assert decode_message(found) == message
 
 
+@pytest.mark.parametrize("middle", [127, 16_383, 16_384, 2 * 16_384, 2**21, 2**63])
+def test_runs_of_entries(middle: int) -> None:
+    """Entries whose indexes follow one another over any change of their length in bytes
+    are protobuf's bytes, with data of every length around a change."""
+    sizes = [0, 1, 117, 127, 128, 16_370, 16_383, 16_384]
+    entries = tuple(
+        Entry(4, middle - 4 + number, b"x" * size) for number, size in enumerate(sizes)
+    )
+    message = Message(MessageType.APP, to=2, term=4, entries=entries)
+    assert encode_message(message) == by_protobuf(message).SerializeToString()
+
+
 def test_a_heartbeat_byte_by_byte() -> None:
     """A heartbeat is the bytes that etcd's generated code writes for it."""
     message = Message(MessageType.HEARTBEAT, to=2, sender=1, term=5, commit=300)

@@ -51,6 +51,9 @@ _LANES = {
 }
 _SENT = {int(kind): kind for kind in SENT_TYPES}
 _ENTRY_TYPES = tuple(EntryType)
+_SMALL = [varint(number) for number in range(1 << 14)]
+_PAIR = [bytes((n & 0x7F | 0x80, n >> 7 | 0x80)) for n in range(1 << 14)]
+"""Two continued varint bytes: 14 bits in front of a longer number."""
 _parse = raft_pb2.Message.FromString
 
 
@@ -134,19 +137,30 @@ def encode_message(message: Message) -> bytes:
 def encode_entries(entries: Sequence[Entry]) -> bytes:
     """Entries as the repeated field 7 of raftpb.Message. Raises: nothing."""
     parts: list[bytes] = []
-    term = kind = -1
-    head = b""
+    term = kind = high = -1
+    head = high_bytes = b""
     for entry in entries:
         if entry.term != term or entry.type != kind:
             term, kind = entry.term, entry.type
             head = b"\x08" + varint(kind) + b"\x10" + varint(term) + b"\x18"
+        index = entry.index
+        if index >> 14 != high:
+            high = index >> 14
+            high_bytes = varint(high)
+        # Indexes follow one another: all but their low 14 bits is known already.
+        start = head + (_PAIR[index & 0x3FFF] + high_bytes if high else varint(index))
         data = entry.data
         if data:
-            start = head + varint(entry.index) + b'"' + varint(len(data))
-            parts += (b"\x3a" + varint(len(start) + len(data)) + start, data)
+            length = len(data)
+            start += b'"' + (_SMALL[length] if length < 16384 else varint(length))
+            length += len(start)
         else:
-            start = head + varint(entry.index)
-            parts.append(b"\x3a" + varint(len(start)) + start)
+            length = len(start)
+        parts.append(
+            b"\x3a" + (_SMALL[length] if length < 16384 else varint(length)) + start
+        )
+        if data:
+            parts.append(data)
     return b"".join(parts)
 
 
