@@ -148,8 +148,8 @@ def test_watchers_that_never_read(target: Target) -> None:
         create = rpc.WatchCreateRequest(key=b"w", start_revision=first, prev_kv=True)
         queue.put(rpc.WatchRequest(create_request=create).SerializeToString())
         queues.append(queue)
-        calls.append(open_stream(target, WATCH, queue))
-    put = rpc.PutRequest(key=b"w", value=b"x" * 100_000).SerializeToString()
+        calls.append(open_stream(target, WATCH, queue, timeout_s=None))
+    put = rpc.PutRequest(key=b"w", value=b"x" * 40_000).SerializeToString()
     for _ in range(100):
         assert target.call(PUT, put).ok
     slowest = calls[-1]

@@ -22,10 +22,15 @@ KEEP_ALIVE = "/etcdserverpb.Lease/LeaseKeepAlive"
 LAST_ID = 987_654_321
 
 
-def open_stream(target: Target, path: str, sent: SimpleQueue[bytes | None]) -> Any:
+def open_stream(
+    target: Target,
+    path: str,
+    sent: SimpleQueue[bytes | None],
+    timeout_s: float | None = CALL_S,
+) -> Any:
     """A stream of bytes both ways that sends what is queued, up to None."""
     stream: Any = target.channel.stream_stream(path)
-    return stream(iter(sent.get, None), timeout=CALL_S, wait_for_ready=True)
+    return stream(iter(sent.get, None), timeout=timeout_s, wait_for_ready=True)
 
 
 def check_end(error: Any, kind: type[Any], sent: Sequence[bytes]) -> None:
