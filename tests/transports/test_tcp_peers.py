@@ -122,7 +122,8 @@ class Fake:
 class FakeMember:
     """A listener that takes calls from a member and does what a test says."""
 
-    def __init__(self) -> None:
+    def __init__(self, cluster: Cluster) -> None:
+        self._cluster = cluster
         self.calls: dict[int, Fake] = {}
         """Newest connection of each lane."""
         self.count = 0
@@ -145,6 +146,10 @@ class FakeMember:
 
     async def __aexit__(self, *_: object) -> None:
         assert self._server is not None
+        # asyncio loses a connection that it is accepting while a server is closed:
+        # whoever calls this one stops first.
+        await self._cluster.close()
+        await asyncio.sleep(0.01)
         self._server.close()
         for writer in self._writers:
             writer.transport.abort()
@@ -192,7 +197,7 @@ def test_sockets_that_nobody_reads_delay_no_heartbeat() -> None:
     limits = LaneLimits(4096, 16 * mebi)
 
     async def check(cluster: Cluster) -> None:
-        async with FakeMember() as fake:
+        async with FakeMember(cluster) as fake:
             one = await cluster.start(1, limits=(limits, limits, limits))
             one.peers.set_peer(2, fake.urls)
             assert one.peers.send(2, Lane.BULK, b"connect")
@@ -216,7 +221,7 @@ def test_a_member_that_answers_no_probe_is_given_up() -> None:
     """A connection whose other side is silent is given up and made anew."""
 
     async def check(cluster: Cluster) -> None:
-        async with FakeMember() as fake:
+        async with FakeMember(cluster) as fake:
             one = await cluster.start(1, probe_interval_s=0.01, probe_timeout_s=0.05)
             one.peers.set_peer(2, fake.urls)
             await cluster.until(lambda: fake.count >= 4, "a second connection")
@@ -231,7 +236,7 @@ def test_probes_measure_the_round_trip() -> None:
     lane; another answer is none."""
 
     async def check(cluster: Cluster) -> None:
-        async with FakeMember() as fake:
+        async with FakeMember(cluster) as fake:
             one = await cluster.start(1)
             one.peers.set_peer(2, fake.urls)
             await cluster.until(lambda: len(fake.calls) == 2, "two lanes")
@@ -255,7 +260,7 @@ def test_a_wrong_answer_is_not_trusted(welcome: Welcome) -> None:
     """A member that welcomes under another cluster or member id gets no message."""
 
     async def check(cluster: Cluster) -> None:
-        async with FakeMember() as fake:
+        async with FakeMember(cluster) as fake:
             fake.welcome = welcome
             one = await cluster.start(1)
             with captured_logs() as lines:
@@ -271,7 +276,7 @@ def test_being_refused_slows_the_attempts_down() -> None:
     """After a refusal the pauses are the longest, and the node is told."""
 
     async def check(cluster: Cluster) -> None:
-        async with FakeMember() as fake:
+        async with FakeMember(cluster) as fake:
             one = await cluster.start(1, retry_min_s=0.001, retry_max_s=1000.0)
             one.peers.set_peer(2, fake.urls)
             await cluster.until(lambda: len(fake.calls) == 2, "two lanes")
