@@ -32,6 +32,7 @@ from revstore_tcp.framing import (
     total_of,
 )
 from revstore_tcp.limits import (
+    CLOSE_S,
     HANDSHAKE_TIMEOUT_S,
     HEAD_BYTES_MAX,
     MESSAGE_COST,
@@ -497,6 +498,7 @@ class TcpChannel:
                         address.port,
                         ssl=self._context(),
                         server_hostname=self._server_hostname(),
+                        ssl_shutdown_timeout=CLOSE_S if address.tls else None,
                     )
                 welcome = await asyncio.shield(link.welcome)
         except (OSError, TimeoutError) as error:

@@ -18,7 +18,7 @@ import contextlib
 import socket
 from collections import deque
 from collections.abc import Iterator, Sequence
-from typing import Protocol, cast
+from typing import Any, Protocol, cast
 
 from revstore import logs
 from revstore_tcp.framing import (
@@ -67,6 +67,7 @@ class Link(asyncio.Protocol):
         self.on_empty: asyncio.Future[None] | None = None
         self._backlog: deque[Record] = deque()
         """Records that came while the connection was choked."""
+        self._peer_name = "unknown"
         self._paused = False
         self._corked = False
         self._scheduled = False
@@ -156,6 +157,11 @@ class Link(asyncio.Protocol):
         data = self.writer.take()
         self.closing = True
         self.sources.clear()
+        # asyncio forgets how to abort a TLS connection that is closed twice, and closes
+        # one itself whose acceptance was cancelled.
+        if transport.is_closing():
+            transport.abort()
+            return
         if data:
             transport.write(data)
         transport.close()
@@ -169,6 +175,8 @@ class Link(asyncio.Protocol):
 
     def fail(self, code: GoAway, text: str) -> None:
         """The other side broke the rules: say so and close. Raises: nothing."""
+        if self.closing:
+            return
         _log.warn("connection ended", peer=self.peer_name(), reason=text)
         self.close(code, text)
 
@@ -183,16 +191,13 @@ class Link(asyncio.Protocol):
 
     def peer_name(self) -> str:
         """Address of the other side. Raises: nothing."""
-        found = self.transport and self.transport.get_extra_info("peername")
-        if isinstance(found, tuple):
-            host, port = found[0], found[1]
-            return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-        return f"unix:{found or ''}"
+        return self._peer_name
 
     # Called by asyncio.
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)
+        self._peer_name = _name_of(self.transport.get_extra_info("peername"))
         self.transport.set_write_buffer_limits(high=WRITE_HIGH_WATER)
         self.made()
 
@@ -244,6 +249,13 @@ class Link(asyncio.Protocol):
         if not self.closed.done():
             self.closed.set_result(None)
         self.lost(str(exc) if exc is not None else "the other side closed it")
+
+
+def _name_of(found: Any) -> str:
+    if isinstance(found, tuple):
+        host, port = found[0], found[1]
+        return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    return f"unix:{found or ''}"
 
 
 class Cut:

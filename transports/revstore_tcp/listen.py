@@ -19,7 +19,7 @@ from collections.abc import Callable, Sequence
 from revstore import logs
 from revstore.errors import ConfigError
 from revstore_tcp.addresses import Address, numeric_host, unix_socket_in_use
-from revstore_tcp.limits import HANDSHAKE_TIMEOUT_S
+from revstore_tcp.limits import CLOSE_S, HANDSHAKE_TIMEOUT_S
 
 _log = logs.get(__name__)
 
@@ -121,6 +121,7 @@ class Listener:
                 found,
                 ssl=context,
                 ssl_handshake_timeout=HANDSHAKE_TIMEOUT_S if context else None,
+                ssl_shutdown_timeout=CLOSE_S if context else None,
             )
         except (OSError, TimeoutError) as error:
             reason = str(error) or type(error).__name__

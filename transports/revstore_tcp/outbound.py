@@ -36,7 +36,7 @@ from revstore_tcp.framing import (
     frame,
     record,
 )
-from revstore_tcp.limits import RECORD_PAYLOAD_MAX
+from revstore_tcp.limits import CLOSE_S, RECORD_PAYLOAD_MAX
 from revstore_tcp.link import Link
 from revstore_tcp.messages import (
     GoAway,
@@ -419,6 +419,7 @@ class PeerLane:
                 address.port,
                 ssl=context,
                 server_hostname=address.host if context is not None else None,
+                ssl_shutdown_timeout=CLOSE_S if context is not None else None,
             )
             link.keep_alive()
         try:

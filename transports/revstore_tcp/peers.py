@@ -175,7 +175,7 @@ class TcpPeers(Peers):
         for link in tuple(self.arrivals):
             link.abort()
         if late:
-            await asyncio.wait(late)
+            await asyncio.wait(late, timeout=2 * CLOSE_S)
 
     # From the connections.
 

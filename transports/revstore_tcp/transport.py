@@ -54,7 +54,8 @@ class TcpServer(ClientServer):
             link.abort()
         # An aborted connection is told so in the next turn of the loop.
         if serving.links:
-            await asyncio.wait([link.closed for link in serving.links])
+            closed = [link.closed for link in serving.links]
+            await asyncio.wait(closed, timeout=2 * CLOSE_S)
 
     async def _emptied(self, links: Sequence[ServerLink]) -> None:
         """Let long answers that were begun leave."""
