@@ -266,6 +266,10 @@ class Promises:
             voted = message.to if kind is MessageType.VOTE_RESP else message.sender
             self._vote(member, message.term, voted, wal)
         elif kind is MessageType.APP_RESP and message.index > wal.durable_index:
+            if message.term < wal.newest_state.term:
+                # It was durable when it waited for its turn to leave; a newer leader
+                # has replaced it since, and none of that term counts it any more.
+                return
             text = f"{member} acknowledges entry {message.index} and has only "
             raise self._violated(self.name, f"{text}{wal.durable_index} durable")
         self.checked += 1

@@ -187,8 +187,9 @@ class SimulatedWal(SegmentWal):
         self._drain_later = drain
         options = SegmentOptions(segment_bytes=disk.segment_bytes)
         super().__init__(WAL_DIRECTORY, metadata, False, options, disk.files)
-        self._newest = self.recovery().hard_state
-        self.durable_state = self._newest
+        self.newest_state = self.recovery().hard_state
+        """As of the last append."""
+        self.durable_state = self.newest_state
         """Term and vote that a power cut leaves."""
         self.durable_index = self.last_index()
         """The last entry that a power cut leaves."""
@@ -202,7 +203,7 @@ class SimulatedWal(SegmentWal):
         """See ``Wal.append``."""
         super().append(hard_state, entries, on_durable)
         if hard_state is not None:
-            self._newest = hard_state
+            self.newest_state = hard_state
         if entries:
             # What these entries replace is gone, whether or not they are durable yet.
             self.durable_index = min(self.durable_index, entries[0].index - 1)
@@ -211,7 +212,7 @@ class SimulatedWal(SegmentWal):
     def sync(self) -> None:
         """See ``Wal.sync``."""
         super().sync()
-        self.durable_state = self._newest
+        self.durable_state = self.newest_state
         self.durable_index = self.last_index()
 
     def drain(self) -> None:

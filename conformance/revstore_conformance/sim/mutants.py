@@ -410,21 +410,25 @@ MUTANTS: tuple[Mutant, ...] = (
         "joint-one-half",
         "In a joint phase only the new members decide.",
         _joint_needs_one_half,
+        seeds=(4,),
     ),
     Mutant(
         "transfer-drops-entries",
         "Whoever leadership is handed to is elected whatever its log.",
         _transfer_drops_entries,
+        seeds=(16,),
     ),
     Mutant(
         "commits-older-terms",
         "Entries of an older term are committed by counting.",
         _commits_older_terms,
+        seeds=(12,),
     ),
     Mutant(
         "conflicts-stay",
         "A follower keeps entries that conflict with its leader's.",
         _conflicts_stay,
+        seeds=(1,),
     ),
     Mutant(
         "acknowledged-before-sync",
@@ -446,17 +450,21 @@ MUTANTS: tuple[Mutant, ...] = (
         "reads-before-first-commit",
         "A leader serves reads before it has committed in its term.",
         _reads_before_first_commit,
+        seeds=(1,),
     ),
     Mutant(
         "stale-leader-reads",
         "A leader serves reads without asking whether it still leads.",
         _stale_leader_reads,
         "harsh",
+        seeds=(1,),
     ),
     Mutant(
         "one-answer-confirms",
         "Any one heartbeat answer, however old, confirms all reads.",
         _one_answer_confirms,
+        "harsh",
+        seeds=(18,),
     ),
     Mutant(
         "dropped-reads-answered",
@@ -467,11 +475,13 @@ MUTANTS: tuple[Mutant, ...] = (
         "reads-before-applied",
         "Confirmed reads do not wait until their index is applied.",
         _reads_before_applied,
+        seeds=(1,),
     ),
     Mutant(
         "waiters-by-index",
         "Whoever waits at an index gets its entry, whatever the term.",
         _waiters_by_index_alone,
+        seeds=(1,),
     ),
     Mutant(
         "applied-index-apart",
@@ -487,6 +497,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "snapshot-forgets-compaction",
         "A snapshot taken over was never compacted.",
         _snapshot_forgets_compaction,
+        seeds=(1,),
     ),
     Mutant(
         "snapshot-keeps-old-rows",
