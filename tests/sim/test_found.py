@@ -85,7 +85,7 @@ def test_members_that_leave_decide_until_the_joint_phase_is_over(stage: Stage) -
     )
     leader.replica.consensus.propose_conf_change(change)
     leader.request_pump()
-    stage.pass_time(3.0)
+    stage.pass_time(8.0)
     conf = stage.leader().replica.consensus.status().conf_state
     assert conf.voters == tuple(sorted(staying))
     assert not conf.voters_outgoing
@@ -93,7 +93,7 @@ def test_members_that_leave_decide_until_the_joint_phase_is_over(stage: Stage) -
 
 
 def test_a_removed_member_stays_for_a_while(stage: Stage) -> None:
-    """Those who stay may have to learn from it what is committed (seed 1)."""
+    """Those who stay may have to learn from it what is committed (seeds 1, 1383)."""
     follower = stage.follower()
     change = MemberChange(kind=MemberChangeKind.REMOVE, member_id=follower.member_id)
     answers: list[ApiError | None] = []
@@ -102,7 +102,9 @@ def test_a_removed_member_stays_for_a_while(stage: Stage) -> None:
     assert answers == [None]
     assert follower.replica.removed
     assert not follower.replica.stopped
-    stage.pass_time(1.5)
+    stage.pass_time(3.0)
+    assert not follower.replica.stopped
+    stage.pass_time(3.0)
     assert follower.replica.stopped
 
 

@@ -146,7 +146,7 @@ class Operators:
         def off() -> None:
             node.switch_off()
 
-        self._world.loop.after(2.0 + 4 * self._random.random(), off)
+        self._world.loop.after(6.0 + 4 * self._random.random(), off)
 
     def _swap(self) -> None:
         """Replace some voters by new ones at once, through joint consensus.

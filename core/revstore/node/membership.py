@@ -37,8 +37,10 @@ if TYPE_CHECKING:
 
 LOG = logs.get(__name__)
 
-REMOVED_STAYS_S = 1.0
-"""A removed member goes on for so long (rule 3); etcd's value."""
+REMOVED_STAYS_TIMEOUTS = 5
+"""Election timeouts for which a removed member goes on (rule 3). Those who stay and did
+not hear that the change is committed campaign within two of them, and are told by the
+refusals of those who know. (etcd waits a second, which is one.)"""
 
 READY_SHARE = 0.9
 """A learner is ready when it has this share of the leader's log."""
@@ -180,7 +182,8 @@ class Membership:
         # until the phase has ended.
         leaving = replica.member_id in conf.voters_outgoing
         if replica.cluster.is_removed(replica.member_id) and not leaving:
-            replica.was_removed(REMOVED_STAYS_S)
+            timeout = replica.settings.election_timeout_s
+            replica.was_removed(REMOVED_STAYS_TIMEOUTS * timeout)
 
     # ----- leadership
 
