@@ -82,6 +82,8 @@ class WatchClient:
             stream.push(request.SerializeToString())
             if self.random.random() < 0.5:
                 stream.push(PROGRESS_REQUEST)
+            if stream.over:
+                self._broken(number)  # Refused at once: a learner does not serve it.
 
         queue = 3 if slow else 64
         self.world.loop.after(
