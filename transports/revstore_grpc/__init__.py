@@ -1,0 +1,1 @@
+"""The transport "grpc": gRPC on asyncio over the machine of revstore_http2."""
