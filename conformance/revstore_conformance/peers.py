@@ -1,4 +1,4 @@
-"""Checks of the contract between members, clause by clause (P-01 to P-14).
+"""Checks of the contract between members, clause by clause (P-01 to P-15).
 
 Each check starts members of its own on the transport under test. Use::
 
@@ -15,10 +15,11 @@ import asyncio
 
 import pytest
 
-from revstore.errors import ConfigError
-from revstore.interfaces.peers import Lane, LaneLimits
+from revstore.errors import ConfigError, TransportError
+from revstore.interfaces.peers import QUESTION_BYTES_MAX, Lane, LaneLimits
 from revstore_conformance.peers_harness import (
     LOST_HERE,
+    PATIENCE_S,
     Check,
     Cluster,
     Harness,
@@ -356,6 +357,27 @@ async def check_p14_exceptions(cluster: Cluster) -> None:
     assert two.threads == {cluster.thread}
 
 
+async def check_p15_question(cluster: Cluster) -> None:
+    """P-15: a stranger's question is answered, whatever ids he would have; one beyond
+    the bound, and one to nobody, is an error; an exception of the node is no answer."""
+    one, two = await cluster.pair()
+    url = two.peers.addresses()[0]
+    ask = cluster.transport.ask
+    two.explode = LOST_HERE
+    with captured_logs() as lines:
+        assert await ask(url, b"who?", None, PATIENCE_S) == b"2 heard who?"
+        assert await ask(url, LOST_HERE, None, PATIENCE_S) == b""
+        with pytest.raises(TransportError):
+            await ask(url, bytes(QUESTION_BYTES_MAX + 1), None, PATIENCE_S)
+    assert any(record.exc_info for record in lines)
+    await cluster.reach(one, two)
+    await two.peers.close()
+    with pytest.raises(TransportError):
+        await ask(url, b"who?", None, PATIENCE_S)
+    with pytest.raises(ConfigError):
+        await ask("gopher://nowhere:1", b"who?", None, PATIENCE_S)
+
+
 async def check_stats(cluster: Cluster) -> None:
     """Figures count what passed, and a probe gives a round trip time."""
     one, two = await cluster.pair()
@@ -402,6 +424,7 @@ CHECKS: tuple[Check, ...] = (
     check_p13_garbage,
     check_p13_over_the_limit,
     check_p14_exceptions,
+    check_p15_question,
     check_stats,
     *STREAM_CHECKS,
 )

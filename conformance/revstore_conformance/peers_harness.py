@@ -89,6 +89,12 @@ class Member(PeerHandler):
         self._called()
         return self.turn_away.get(member, "")
 
+    def on_question(self, question: bytes) -> bytes:
+        self._called()
+        if question == self.explode:
+            raise ValueError("a bug of the node")
+        return b"%d heard %s" % (self.member, question)
+
     def _called(self) -> None:
         self.callbacks += 1
         self.threads.add(threading.get_ident())

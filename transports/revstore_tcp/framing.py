@@ -55,6 +55,8 @@ class RecordType(IntEnum):
     PONG = 9
     GOAWAY = 10
     FINISH = 11
+    QUESTION = 12
+    ANSWER = 13
 
 
 class Flag(IntFlag):

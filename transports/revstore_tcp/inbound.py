@@ -108,6 +108,11 @@ class InboundLink(Link):
                 found.fail("aborted by its sender")
 
     def _greet(self, kind: int, payload: bytes) -> None:
+        if kind == RecordType.QUESTION:
+            answer = self._owner.answer(payload, self)
+            self.add(record(RecordType.ANSWER, 0, answer))
+            self.close()
+            return
         if kind != RecordType.HELLO:
             raise ProtocolError("the first record is not HELLO")
         hello = read_hello(payload)

@@ -18,6 +18,7 @@ from collections.abc import Callable, Sequence
 from revstore import logs
 from revstore.errors import ConfigError, TransportError
 from revstore.interfaces.peers import (
+    QUESTION_BYTES_MAX,
     IncomingStream,
     Lane,
     OutgoingStream,
@@ -27,6 +28,7 @@ from revstore.interfaces.peers import (
     PeerStats,
 )
 from revstore_tcp.addresses import parse_url
+from revstore_tcp.framing import ProtocolError
 from revstore_tcp.inbound import InboundLink
 from revstore_tcp.limits import CLOSE_S
 from revstore_tcp.listen import Listener
@@ -200,6 +202,25 @@ class TcpPeers(Peers):
             _log.exception("admitting a member raised", member=f"{member:x}")
             reason = "internal error of the called member; its log has the cause"
         return (GoAway.REFUSED, reason) if reason else (None, "")
+
+    def answer(self, question: bytes, link: InboundLink) -> bytes:
+        """The node's answer to a caller who is no member yet (P-15).
+
+        Raises:
+            ProtocolError: the question is too long, or the certificate does not fit.
+        """
+        if self._closed or len(question) > QUESTION_BYTES_MAX:
+            raise ProtocolError("a question is over the limit, or came too late")
+        tls, certificate = self.options.tls, link.certificate()
+        if tls is not None and certificate is not None:
+            hosts = [link.remote_host()]
+            if not certificate_fits(certificate, tls.allowed_names, hosts):
+                raise ProtocolError("the certificate of the asking side does not fit")
+        try:
+            return self._handler.on_question(question)[:QUESTION_BYTES_MAX]
+        except Exception:
+            _log.exception("answering a question raised")
+            return b""
 
     def admitted(self, link: InboundLink) -> None:
         """A caller was let in. Raises: nothing."""

@@ -7,7 +7,13 @@ from collections.abc import Sequence
 
 from revstore.api.errors import STOPPED
 from revstore.errors import ConfigError
-from revstore.interfaces.peers import PeerHandler, PeerOptions, Peers, PeerTransport
+from revstore.interfaces.peers import (
+    PeerHandler,
+    PeerOptions,
+    Peers,
+    PeerTls,
+    PeerTransport,
+)
 from revstore.interfaces.transport import ClientServer, ServeOptions, ServiceTable
 from revstore_tcp.addresses import parse_url
 from revstore_tcp.calls import TcpStream
@@ -107,3 +113,10 @@ class TcpTransport(PeerTransport):
         from revstore_tcp.peers import join
 
         return await join(options, handler)
+
+    async def ask(
+        self, url: str, question: bytes, tls: PeerTls | None, timeout_s: float
+    ) -> bytes:
+        from revstore_tcp.asking import ask
+
+        return await ask(url, question, tls, timeout_s)

@@ -34,6 +34,9 @@ P-12  After ``close`` there are no callbacks, no tasks and no open sockets.
 P-13  Bytes that are not the protocol end the connection they came on and nothing else.
 P-14  All callbacks run on the event loop that ``join`` was called on; an exception from
       one is logged and disturbs nothing else.
+P-15  ``ask`` needs no membership: whoever reaches the address (and, with TLS, shows a
+      certificate that is let in) gets the answer of ``on_question``, which is all a
+      member that wants to join can know before it knows the ids.
 """
 
 from __future__ import annotations
@@ -210,6 +213,10 @@ class PeerHandler:
         """Why a member that connects is turned away; empty to let it in (P-08)."""
         return ""
 
+    def on_question(self, question: bytes) -> bytes:
+        """The answer to somebody who is no member yet, empty for none (P-15)."""
+        return b""
+
 
 class Peers(ABC):
     """The links of one member to all others."""
@@ -263,6 +270,21 @@ class PeerTransport(Transport):
         Raises:
             ConfigError: an address or a certificate cannot be used; the message names it.
         """
+
+    @abstractmethod
+    async def ask(
+        self, url: str, question: bytes, tls: PeerTls | None, timeout_s: float
+    ) -> bytes:
+        """Ask the member that listens at an address (P-15); ``join`` is not needed.
+
+        Raises:
+            ConfigError: the URL has no known form, or a certificate cannot be used.
+            TransportError: nobody answered in time, or what answered is no member.
+        """
+
+
+QUESTION_BYTES_MAX = 16 * 1024
+"""Longest question, and longest answer."""
 
 
 def peer_transport(name: str, transport: Transport) -> PeerTransport:

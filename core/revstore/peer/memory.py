@@ -18,6 +18,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from revstore import logs
 from revstore.errors import ConfigError, TransportError, UsageError
 from revstore.interfaces.peers import (
+    QUESTION_BYTES_MAX,
     IncomingStream,
     Lane,
     OutgoingStream,
@@ -25,6 +26,7 @@ from revstore.interfaces.peers import (
     PeerOptions,
     Peers,
     PeerStats,
+    PeerTls,
     PeerTransport,
 )
 from revstore.interfaces.transport import (
@@ -94,6 +96,18 @@ class MemoryTransport(PeerTransport):
         if not options.urls:
             raise ConfigError("no peer URL to listen on; name at least one")
         return MemoryPeers(self._network, options, handler)
+
+    async def ask(
+        self, url: str, question: bytes, tls: PeerTls | None, timeout_s: float
+    ) -> bytes:
+        if not url.startswith(SCHEME):
+            raise ConfigError(f"URL {url!r} is of no known form; use {SCHEME}NAME")
+        if len(question) > QUESTION_BYTES_MAX:
+            raise TransportError(f"a question of {len(question)} bytes is too long")
+        member = self._network.members.get(url)
+        if member is None:
+            raise TransportError(f"nobody listens on {url!r}")
+        return member.answer(question)
 
 
 class _Link:
@@ -254,6 +268,12 @@ class MemoryPeers(Peers):
             member = f"{other.member_id:x}"
             _log.warn("refused a member", member=member, peer="memory", reason=reason)
         return reason
+
+    def answer(self, question: bytes) -> bytes:
+        """The node's answer to a caller who is no member yet. Raises: nothing."""
+        answers: list[bytes] = []
+        self._call(lambda: answers.append(self._handler.on_question(question)))
+        return answers[0] if answers else b""
 
     def hint(self, member: int) -> None:
         """A member called: call it back at once (P-06). Raises: nothing."""
