@@ -59,6 +59,7 @@ from revstore.node.reads import Finished, Reads
 from revstore.node.settings import MemberSettings
 from revstore.node.shell import Shell
 from revstore.node.snapshots import Inbox, Snapshots
+from revstore.peer.calls import PeerCalls
 from revstore.types import ApplyResult, Entry, EntryType
 from revstore.watch.hub import WatchHub
 
@@ -144,6 +145,13 @@ class Replica(ReplicaFacts):
         self._leaderless_since: float | None = None
         self.send: Callable[[Sequence[Message]], None] | None = None
         """Where messages to other members go; set by whoever has peers."""
+        self.on_members: Callable[[], None] | None = None
+        """Called when the applied membership has changed; set likewise."""
+        self.send_call: Callable[[int, bytes], bool] | None = None
+        """Where calls of other members go (``revstore.peer.calls``), and answers to
+        theirs: member, payload; whether it was taken. Set by whoever has peers, who
+        hands what comes back to ``receive_call``. Nothing may arrive twice."""
+        self.calls = PeerCalls(shell.clock, self._send_call, request_id_seed)
         status = parts.consensus.status()
         self._term = status.term
         self._commit = status.commit
@@ -247,6 +255,15 @@ class Replica(ReplicaFacts):
             except ProposalDropped:
                 LOG.debug("a forwarded proposal was dropped", sender=message.sender)
         self.shell.request_pump()
+
+    def receive_call(self, sender: int, payload: bytes) -> None:
+        """Take another member's call, or its answer to one of ours."""
+        if not self.stopped:
+            self.calls.receive(sender, payload)
+
+    def _send_call(self, member: int, payload: bytes) -> bool:
+        send = self.send_call
+        return send is not None and send(member, payload)
 
     def defragment(self, done: Finished) -> None:
         """Give free space back in the background while serving goes on."""
@@ -391,6 +408,7 @@ class Replica(ReplicaFacts):
                 self.fail(result)
                 return
             self.snapshots.adopt(snapshot)
+            self.members_changed()
             self.installing = False
             self._applied = snapshot.meta.index
             self._commit = max(self._commit, self._applied)
@@ -505,6 +523,7 @@ class Replica(ReplicaFacts):
         self._waiting.expire(now, errors.TIMEOUT)
         self.reads.expire(now)
         self.membership.expire(now)
+        self.calls.expire(now)
         self.housekeeping.tick(now)
         self.pump()
 
@@ -523,6 +542,11 @@ class Replica(ReplicaFacts):
         if now >= lost_at and self.on_leader_lost is not None:
             self._leaderless_since = NEVER
             self.on_leader_lost()
+
+    def members_changed(self) -> None:
+        """The applied membership is another one now."""
+        if self.on_members is not None:
+            self.on_members()
 
     def was_removed(self, stays_s: float) -> None:
         """This member does not belong to the cluster any more: it stops, and says so."""
@@ -550,6 +574,7 @@ class Replica(ReplicaFacts):
         self._waiting.fail_all(error)
         self.reads.fail_all(error)
         self.membership.fail_all(error)
+        self.calls.fail_all(error)
         self._tell_idle()
 
     def stop_error(self) -> ApiError:
