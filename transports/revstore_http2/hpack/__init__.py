@@ -9,14 +9,14 @@ from __future__ import annotations
 
 from revstore_http2.hpack.decoder import Decoder, Headers
 from revstore_http2.hpack.encoder import Encoder, encode_plain
-from revstore_http2.hpack.errors import HeaderListTooLarge, HpackError
+from revstore_http2.hpack.errors import HeaderListTooLargeError, HpackError
 from revstore_http2.hpack.fields import Field
 
 __all__ = [
     "Decoder",
     "Encoder",
     "Field",
-    "HeaderListTooLarge",
+    "HeaderListTooLargeError",
     "Headers",
     "HpackError",
     "encode_plain",

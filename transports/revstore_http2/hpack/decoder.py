@@ -2,7 +2,7 @@
 
 Rules of this file:
 
-1. A block is read whole or raises; after any ``HpackError`` but ``HeaderListTooLarge``
+1. A block is read whole or raises; after any ``HpackError`` but ``HeaderListTooLargeError``
    the table is out of step and the decoder is of no more use.
 2. A block that was read before, byte for byte, gives the same ``Headers`` without being
    read again, if nothing that it depends on changed. One that names only static fields
@@ -22,7 +22,7 @@ from __future__ import annotations
 from typing import Any
 
 from revstore_http2.hpack import huffman
-from revstore_http2.hpack.errors import HeaderListTooLarge, HpackError
+from revstore_http2.hpack.errors import HeaderListTooLargeError, HpackError
 from revstore_http2.hpack.fields import (
     ENTRY_OVERHEAD_BYTES,
     STATIC_FIELDS,
@@ -113,7 +113,7 @@ class Decoder:
 
         Raises:
             HpackError: it is not valid.
-            HeaderListTooLarge: it is, but its fields are more than is taken.
+            HeaderListTooLargeError: it is, but its fields are more than is taken.
         """
         found = self._blocks_now.get(block) or self._blocks_stable.get(block)
         if found is not None:
@@ -178,7 +178,7 @@ class Decoder:
             apart = self.apart
             size = headers.size + (len(apart) if apart else 0)
             if size > self.header_list_max:
-                raise HeaderListTooLarge(
+                raise HeaderListTooLargeError(
                     f"the header fields of a block come to {size} bytes; "
                     f"at most {self.header_list_max} are taken"
                 )

@@ -10,7 +10,7 @@ class HpackError(Exception):
     """
 
 
-class HeaderListTooLarge(HpackError):
+class HeaderListTooLargeError(HpackError):
     """The fields of one block are larger together than is taken.
 
     The block was valid and the table is in step, so that only its stream must be
