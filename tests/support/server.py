@@ -78,6 +78,7 @@ def start_server(
         "backend": backend,
         "listen_client_urls": ANY_PORT,
         "advertise_client_urls": ANY_PORT,
+        "listen_peer_urls": ANY_PORT,
         **flags,
     }
     command = [str(Path(sys.executable).with_name("revstore")), "serve"]

@@ -19,6 +19,7 @@ from revstore import logs
 from revstore.errors import ConfigError, TransportError
 from revstore.interfaces.peers import (
     QUESTION_BYTES_MAX,
+    REMOVED,
     IncomingStream,
     Lane,
     OutgoingStream,
@@ -37,8 +38,6 @@ from revstore_tcp.outbound import META_BYTES_MAX, PeerLane, State
 from revstore_tcp.tls import certificate_fits, peer_contexts
 
 _log = logs.get(__name__)
-
-REMOVED = "the member was removed from the cluster"
 
 
 class Peer:

@@ -27,7 +27,10 @@ def derive(layers: Layers) -> None:
         values["data-dir"] = f"{values['name']}.revstore"
         layers.origins["data-dir"] = f"{_DERIVED}name"
     if not layers.given("advertise-client-urls") and layers.given("listen-client-urls"):
-        values["advertise-client-urls"] = values["listen-client-urls"]
+        urls = values["listen-client-urls"]
+        # Clients of etcd read the member list and know nothing of other schemes.
+        plain = tuple(url for url in urls if not url.startswith("tcp"))
+        values["advertise-client-urls"] = plain or urls
         layers.origins["advertise-client-urls"] = f"{_DERIVED}listen-client-urls"
     if not values["initial-cluster"]:
         urls = values["initial-advertise-peer-urls"]
@@ -71,7 +74,7 @@ def check(layers: Layers) -> None:
 
 
 def _check_names(layers: Layers) -> None:
-    for name in ("name", "backend", "wal", "consensus", "transport"):
+    for name in ("name", "backend", "wal", "consensus", "transport", "peer-transport"):
         value = layers.values[name]
         if not value.strip():
             layers.problem(layers.origins[name], f"{name} must not be empty")
@@ -165,7 +168,7 @@ def _check_tls(layers: Layers) -> None:
                 layers.origins[auth], f"{auth} needs {prefix}trusted-ca-file"
             )
         for name in listen:
-            secure = [url for url in values[name] if url.startswith(("https", "unixs"))]
+            secure = [url for url in values[name] if url.startswith(("https", "unixs", "tcps"))]
             if secure and not certificate:
                 layers.problem(
                     layers.origins[name],

@@ -68,11 +68,6 @@ REFUSED: dict[str, tuple[tuple[str, ...], str]] = {
         "make a certificate and give peer-cert-file and peer-key-file",
     ),
     "peer-crl-file": (("",), "revocation lists are not checked; leave it out"),
-    "peer-cert-allowed-cn": (("",), "names of peers are not checked; leave it out"),
-    "peer-cert-allowed-hostname": (
-        ("",),
-        "names of peers are not checked; leave it out",
-    ),
     "peer-skip-client-san-verification": (
         ("false",),
         "certificates of peers are always verified; leave it out",

@@ -163,8 +163,10 @@ def _checked_url(url: str) -> str:
         if not parts.netloc and not parts.path:
             raise ValueError(f"{url!r} has no path; write unix:///run/revstore.sock")
         return url
-    if parts.scheme not in ("http", "https"):
-        raise ValueError(f"{url!r} must start with http://, https:// or unix://")
+    if parts.scheme not in ("http", "https", "tcp", "tcps"):
+        raise ValueError(
+            f"{url!r} must start with http://, https://, tcp://, tcps:// or unix://"
+        )
     if not parts.hostname:
         raise ValueError(f"{url!r} has no host; write http://127.0.0.1:2379")
     if port is None:

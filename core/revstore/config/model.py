@@ -54,11 +54,14 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True):
     wal: Annotated[str, about(PARTS, "Write-ahead log plugin.")] = "segment"
     consensus: Annotated[
         str,
-        about(PARTS, "Consensus plugin: solo for one member, raft for a cluster."),
-    ] = "solo"
+        about(PARTS, "Consensus plugin; solo is for one member that stays alone."),
+    ] = "raft"
     transport: Annotated[
         str, about(PARTS, "Transport plugin that serves the clients.")
     ] = "grpcio"
+    peer_transport: Annotated[
+        str, about(PARTS, "Transport plugin between the members of a cluster.")
+    ] = "tcp"
     profile: Annotated[
         str,
         about(
@@ -289,6 +292,14 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True):
     peer_client_cert_auth: Annotated[
         bool, about(SECURITY, "Demand a certificate from every peer.")
     ] = False
+    peer_cert_allowed_cn: Annotated[
+        tuple[str, ...],
+        about(SECURITY, "Common names that certificates of peers may have."),
+    ] = ()
+    peer_cert_allowed_hostname: Annotated[
+        tuple[str, ...],
+        about(SECURITY, "Host names that certificates of peers may be for."),
+    ] = ()
     auth_token: Annotated[
         str,
         about(SECURITY, "Kind of tokens: simple, or jwt,sign-method=...,pub-key=..."),

@@ -33,6 +33,16 @@ def plugin_problems(loaded: LoadedConfig, manager: PluginManager) -> list[str]:
             f"members but consensus {config.consensus!r} is for one alone; use "
             "consensus=raft"
         )
+    try:
+        between = manager.find("transport", config.peer_transport)
+    except PluginError as exc:
+        problems.append(f"{loaded.origins['peer-transport']}: {exc}")
+    else:
+        if consensus.capabilities.multi_member and not between.capabilities.peers:
+            problems.append(
+                f"{loaded.origins['peer-transport']}: transport "
+                f"{config.peer_transport!r} does not connect members"
+            )
     transport = manager.find("transport", config.transport)
     if not transport.capabilities.clients:
         problems.append(

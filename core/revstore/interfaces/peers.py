@@ -283,6 +283,9 @@ class PeerTransport(Transport):
         """
 
 
+REMOVED = "the member was removed from the cluster"
+"""What a member hears through ``on_refused`` after ``remove_peer`` (P-11)."""
+
 QUESTION_BYTES_MAX = 16 * 1024
 """Longest question, and longest answer."""
 

@@ -14,12 +14,23 @@ from functools import partial
 from random import Random, SystemRandom
 from typing import TypeVar
 
+from revstore import logs
 from revstore.api import errors
 from revstore.errors import ApiError, Unavailable
-from revstore.node.bootstrap import Member, announce, close_member, open_member
+from revstore.node.bootstrap import (
+    Member,
+    announce,
+    close_member,
+    is_announced,
+    open_member,
+)
+from revstore.node.joining import ask_cluster
+from revstore.node.peering import Peering, PeerSettings
 from revstore.node.replica import Replica
 from revstore.node.settings import MemberSettings
 from revstore.plugin.manager import PluginManager
+
+LOG = logs.get(__name__)
 
 T = TypeVar("T")
 
@@ -50,6 +61,8 @@ class AsyncNode:
         self._member: Member | None = None
         self._ticker: asyncio.TimerHandle | None = None
         self._closed = False
+        self.peering: Peering | None = None
+        """The links to other members, None without any."""
 
     @classmethod
     async def open(
@@ -57,27 +70,38 @@ class AsyncNode:
         settings: MemberSettings,
         plugins: PluginManager | None = None,
         random: Random | None = None,
+        peers: PeerSettings | None = None,
     ) -> AsyncNode:
         """Open a member and wait until it serves.
+
+        ``peers`` says how it reaches the others; without it there are none.
 
         Raises:
             ConfigError, PluginError, StorageError: see ``open_member``.
             Unavailable: the member failed while it started.
         """
         node = cls(asyncio.get_running_loop())
+        chosen = random or SystemRandom()
         try:
+            joining = None
+            if peers is not None and _asks(settings):
+                joining = await ask_cluster(settings, peers)
             node._member = open_member(
                 settings,
                 plugins or PluginManager(),
                 node,
                 threaded=True,
-                random=random or SystemRandom(),
+                random=chosen,
                 unix_time=time.time(),
+                joining=joining,
             )
         except BaseException:
             node._worker.shutdown()
             raise
         try:
+            if peers is not None:
+                initial = {} if joining is None else joining.members
+                node.peering = await Peering.join(node.replica, peers, chosen, initial)
             node._tick()
             await node._until_serving()
             await node._announced()
@@ -116,9 +140,14 @@ class AsyncNode:
 
         A client that asks for the members first of all needs them.
         """
-        known = asyncio.Event()
-        announce(self.replica, known.set)
-        await known.wait()
+        while not self.replica.stopped:
+            known = asyncio.Event()
+            announce(self.replica, known.set)
+            await known.wait()
+            if is_announced(self.replica):
+                return
+            await asyncio.sleep(self.replica.settings.heartbeat_s)
+        raise Unavailable("the member stopped while starting")
 
     # ----- what the replica asks for
 
@@ -199,17 +228,38 @@ class AsyncNode:
         if self._ticker is not None:
             self._ticker.cancel()
         replica = self.replica
-        idle = asyncio.Event()
-        replica.when_idle(idle.set)
-        self.request_pump()
-        await idle.wait()
+        if replica.leader:
+            idle = asyncio.Event()
+            replica.when_idle(idle.set)
+            self.request_pump()
+            await idle.wait()
+            await self._hand_over()
         replica.stop()
+        if self.peering is not None:
+            await self.peering.close()
         await self._no_works.wait()
         member = self._member
         try:
             await self._loop.run_in_executor(None, close_member, member)
         finally:
             self._worker.shutdown()
+
+    async def _hand_over(self) -> None:
+        """A leader that stops lets another lead, so that nobody has to miss it."""
+        replica = self.replica
+        heir = replica.membership.heir()
+        if replica.stopped or not replica.is_leader or not heir:
+            return
+        done = asyncio.Event()
+        replica.transfer_leader(heir, lambda error: done.set())
+        try:
+            async with asyncio.timeout(2 * replica.settings.election_timeout_s):
+                while not done.is_set():
+                    # The ticker is stopped; time has to go on for the transfer.
+                    replica.tick()
+                    await asyncio.sleep(replica.settings.heartbeat_s / 2)
+        except TimeoutError:
+            LOG.warn("leadership was not handed over", to=f"{heir:x}")
 
     async def read_barrier(self) -> None:
         """Wait until a linearizable read may be served. Raises: ApiError."""
@@ -227,3 +277,11 @@ class AsyncNode:
     def stopped_error(self) -> ApiError:
         """What a request gets after ``close``."""
         return errors.STOPPED
+
+
+def _asks(settings: MemberSettings) -> bool:
+    """Whether a member has to ask the others who it is: it has no log yet."""
+    others = settings.initial_cluster.keys() - {settings.name}
+    log = settings.wal_dir or settings.data_dir / "member" / "wal"
+    known = log.is_dir() and any(log.iterdir())
+    return not known and (bool(others) or settings.initial_cluster_state == "existing")

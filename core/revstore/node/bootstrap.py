@@ -38,6 +38,7 @@ from revstore.mvcc import tables
 from revstore.mvcc.store import Store, StoreOptions
 from revstore.node import ids
 from revstore.node.datadir import DataDir
+from revstore.node.force_new import force_new_cluster
 from revstore.node.replica import Parts, Replica
 from revstore.node.settings import MemberSettings
 from revstore.node.shell import Shell
@@ -67,6 +68,8 @@ class Joining(NamedTuple):
 
     member_id: int
     cluster_id: int
+    members: Mapping[int, Sequence[str]] = {}
+    """Peer URLs of the members, by id."""
 
 
 class Place(NamedTuple):
@@ -119,6 +122,7 @@ def open_member(
     threaded: bool,
     random: Random,
     unix_time: float,
+    joining: Joining | None = None,
 ) -> Member:
     """Open a member's data and make its replica; the shell then has to pump it.
 
@@ -147,6 +151,7 @@ def open_member(
             threaded=threaded,
             random=random,
             unix_time=unix_time,
+            joining=joining,
         )
     except BaseException:
         directory.close()
@@ -179,7 +184,10 @@ def open_replica(
         )
         opened.append(backend.close)
         initial: list[membership_pb2.Member] = []
-        if joining is None:
+        if joining is None and settings.initial_cluster_state == "existing":
+            # It has joined before: its log knows who it is.
+            joining = Joining(0, 0)
+        elif joining is None:
             initial = initial_members(settings)
             own_id = next(
                 m.ID for m in initial if m.member_attributes.name == settings.name
@@ -233,10 +241,17 @@ def _join(
 ) -> Replica:
     recovery = wal.recovery()
     own_id, cluster_id = entries.decode_metadata(recovery.metadata)
+    if not own_id:
+        raise ConfigError(
+            f"data directory {settings.data_dir} is of a start that never finished; "
+            "remove it and start again"
+        )
     hard_state = recovery.hard_state
     if initial and wal.last_index() == 0 and store.applied_index == 0:
         hard_state = _bootstrap(wal, initial)
     _check_fit(settings.data_dir, wal, store)
+    if settings.force_new_cluster and wal.last_index():
+        hard_state = force_new_cluster(wal, store, own_id, settings.peer_urls)
     if recovery.truncated_bytes:
         LOG.warn("cut a torn tail", bytes=recovery.truncated_bytes)
     consensus = plugins.make_consensus(
@@ -348,19 +363,28 @@ def _election_ticks(settings: MemberSettings) -> int:
     return max(2, round(settings.election_timeout_s / settings.heartbeat_s))
 
 
+def is_announced(replica: Replica) -> bool:
+    """Whether the cluster knows this member's name and client URLs."""
+    settings = replica.settings
+    known = replica.cluster.member(replica.member_id)
+    wanted = membership_pb2.Attributes(
+        name=settings.name, client_urls=settings.client_urls
+    )
+    return known is not None and known.member_attributes == wanted
+
+
 def announce(replica: Replica, announced: Callable[[], None]) -> None:
     """Propose this member's name and client URLs if the cluster does not know them.
 
     ``announced`` is called once, when they are known or cannot be made known now.
     """
     settings = replica.settings
-    known = replica.cluster.member(replica.member_id)
+    if replica.cluster.member(replica.member_id) is None or is_announced(replica):
+        announced()
+        return
     wanted = membership_pb2.Attributes(
         name=settings.name, client_urls=settings.client_urls
     )
-    if known is None or known.member_attributes == wanted:
-        announced()
-        return
     request = membership_pb2.ClusterMemberAttrSetRequest(
         member_ID=replica.member_id, member_attributes=wanted
     )

@@ -173,6 +173,7 @@ class Membership:
             LOG.info("membership changed", voters=len(conf.voters))
         replica.cluster.set_conf_state(conf)
         replica.housekeeping.sync_soon()
+        replica.members_changed()
         for waiting in self._waiting:
             if waiting.change == change:
                 self._waiting.remove(waiting)
@@ -201,6 +202,16 @@ class Membership:
         deadline = replica.clock.now() + replica.settings.request_timeout_s
         self._transfers.append(_Transfer(target, done, deadline))
         replica.shell.request_pump()
+
+    def heir(self) -> int:
+        """The voter that is closest to this leader's log and was heard of, 0 if none."""
+        replica = self._replica
+        status = replica.consensus.status()
+        voters = set(status.conf_state.voters) - {replica.member_id}
+        rows = [
+            one for one in status.progress if one.id in voters and one.recent_active
+        ]
+        return max(rows, key=lambda row: row.match).id if rows else 0
 
     def leader_changed(self, leader: int) -> None:
         """Somebody leads now: transfers to it are done."""

@@ -16,15 +16,26 @@ import os
 import signal
 import socket
 import sys
+from collections.abc import Coroutine
 from pathlib import Path
+from typing import Any
+
+import msgspec
 
 from revstore import logs
 from revstore.api.service import build_table
 from revstore.config.load import LoadedConfig
 from revstore.config.model import ServerConfig
-from revstore.errors import ConfigError, RevstoreError
-from revstore.interfaces.transport import ServeOptions, TlsOptions
+from revstore.errors import RevstoreError
+from revstore.interfaces.peers import PeerTls, peer_transport
+from revstore.interfaces.transport import (
+    ClientServer,
+    ServeOptions,
+    TlsOptions,
+    Transport,
+)
 from revstore.node.aio import AsyncNode
+from revstore.node.peering import PeerSettings
 from revstore.node.settings import MemberSettings, PluginChoice
 from revstore.plugin.manager import PluginManager
 from revstore.version import revstore_version
@@ -44,10 +55,6 @@ LATER = frozenset(
         "listen-metrics-urls",
         "enable-grpc-gateway",
         "metrics",
-        "peer-cert-file",
-        "peer-key-file",
-        "peer-trusted-ca-file",
-        "max-learners",
         "raft-read-timeout",
         "raft-write-timeout",
         "corrupt-check-time",
@@ -61,14 +68,6 @@ LATER = frozenset(
     }
 )
 """Settings that a single member behind gRPC has no use for: said, not hidden."""
-
-
-NOT_YET: dict[str, str] = {
-    "peer-client-cert-auth": "peers are not served by this version",
-    "initial-cluster-state": "this version does not join clusters",
-    "force-new-cluster": "a single member is the only one of its cluster already",
-}
-"""Settings that would promise something which does not happen: refused if given."""
 
 
 def member_settings(loaded: LoadedConfig) -> MemberSettings:
@@ -87,11 +86,14 @@ def member_settings(loaded: LoadedConfig) -> MemberSettings:
         peer_urls=config.initial_advertise_peer_urls,
         client_urls=config.advertise_client_urls,
         initial_cluster=config.initial_cluster,
+        initial_cluster_state=config.initial_cluster_state,
+        force_new_cluster=config.force_new_cluster,
         cluster_token=config.initial_cluster_token,
         max_txn_ops=config.max_txn_ops,
         max_request_bytes=config.max_request_bytes,
         quota_bytes=config.quota_backend_bytes or DEFAULT_QUOTA_BYTES,
         strict_reconfig_check=config.strict_reconfig_check,
+        max_learners=config.max_learners,
         heartbeat_s=config.heartbeat_interval / 1000,
         election_timeout_s=config.election_timeout / 1000,
         snapshot_count=config.snapshot_count,
@@ -130,6 +132,29 @@ def serve_options(config: ServerConfig) -> ServeOptions:
     )
 
 
+def peer_settings(config: ServerConfig, plugins: PluginManager) -> PeerSettings | None:
+    """How other members are reached; None if consensus has none.
+
+    Raises:
+        ConfigError, PluginError: the peer transport cannot be used.
+    """
+    consensus = plugins.find("consensus", config.consensus)
+    if not consensus.capabilities.multi_member:
+        return None
+    made = plugins.make_transport(config.peer_transport, {})
+    tls = None
+    if config.peer_cert_file:
+        tls = PeerTls(
+            config.peer_cert_file,
+            config.peer_key_file,
+            config.peer_trusted_ca_file,
+            (*config.peer_cert_allowed_cn, *config.peer_cert_allowed_hostname),
+        )
+    return PeerSettings(
+        peer_transport(config.peer_transport, made), config.listen_peer_urls, tls
+    )
+
+
 def run(loaded: LoadedConfig) -> int:
     """Serve until a signal; returns the exit status.
 
@@ -142,7 +167,6 @@ def run(loaded: LoadedConfig) -> int:
 async def serve(loaded: LoadedConfig) -> int:
     """Open, serve, wait for a signal or a failure, close. Raises: as ``run``."""
     config = loaded.config
-    _refuse(loaded)
     if config.unsafe_no_fsync:
         LOG.warn("unsafe-no-fsync is on: a power cut loses or damages data")
     for text in [*loaded.warnings, *_unused(loaded)]:
@@ -161,20 +185,14 @@ async def serve(loaded: LoadedConfig) -> int:
         transport=config.transport,
     )
     plugins = PluginManager()
-    transport = plugins.make_transport(
-        config.transport, loaded.plugin_options.get("transport", {})
-    )
-    node = await AsyncNode.open(settings, plugins)
+    listeners = _listeners(loaded, plugins)
+    peers = peer_settings(config, plugins)
+    node = await _opened(AsyncNode.open(settings, plugins, peers=peers), stop)
+    if node is None:
+        LOG.info("stopped before it served")
+        return 0
     try:
-        table = build_table(node.replica)
-        node.replica.on_leader_lost = table.leader_lost
-        server = await transport.serve_clients(table, serve_options(config))
-        try:
-            _tell_ready(node, server.addresses())
-            await _until_over(node, stop)
-        finally:
-            LOG.info("stopping")
-            await server.drain(DRAIN_S)
+        await _serve(node, listeners, stop)
     finally:
         await node.close()
     if node.replica.failure is not None:
@@ -183,12 +201,66 @@ async def serve(loaded: LoadedConfig) -> int:
     return 0
 
 
-def _refuse(loaded: LoadedConfig) -> None:
-    for name, reason in NOT_YET.items():
-        origin = loaded.origins.get(name, "default")
-        value = getattr(loaded.config, name.replace("-", "_"))
-        if origin != "default" and value not in (False, "new"):
-            raise ConfigError(f"{name} cannot be used: {reason}; leave it out")
+def _listeners(
+    loaded: LoadedConfig, plugins: PluginManager
+) -> list[tuple[Transport, ServeOptions]]:
+    """The transports that serve clients, by the schemes of the URLs.
+
+    Raises:
+        ConfigError, PluginError: one cannot be used.
+    """
+    config, options = loaded.config, serve_options(loaded.config)
+    own = [url for url in options.urls if not url.startswith("tcp")]
+    found = []
+    if own or config.transport == "tcp":
+        made = plugins.make_transport(
+            config.transport, loaded.plugin_options.get("transport", {})
+        )
+        urls = options.urls if config.transport == "tcp" else own
+        found.append((made, msgspec.structs.replace(options, urls=urls)))
+    rest = [url for url in options.urls if url.startswith("tcp")]
+    if rest and config.transport != "tcp":
+        made = plugins.make_transport("tcp", {})
+        found.append((made, msgspec.structs.replace(options, urls=rest)))
+    return found
+
+
+async def _opened(
+    opening: Coroutine[Any, Any, AsyncNode], stop: asyncio.Event
+) -> AsyncNode | None:
+    """The node once it serves; None if a signal came first.
+
+    A member waits for a leader while it opens, and that may take for ever.
+    Raises: as ``AsyncNode.open``.
+    """
+    task = asyncio.ensure_future(opening)
+    signal_came = asyncio.ensure_future(stop.wait())
+    await asyncio.wait({task, signal_came}, return_when=asyncio.FIRST_COMPLETED)
+    signal_came.cancel()
+    if not task.done():
+        task.cancel()
+        await asyncio.wait({task})
+        if task.cancelled():
+            return None
+    return task.result()
+
+
+async def _serve(
+    node: AsyncNode,
+    listeners: list[tuple[Transport, ServeOptions]],
+    stop: asyncio.Event,
+) -> None:
+    table = build_table(node.replica)
+    node.replica.on_leader_lost = table.leader_lost
+    servers: list[ClientServer] = []
+    try:
+        for transport, options in listeners:
+            servers.append(await transport.serve_clients(table, options))
+        _tell_ready(node, [url for one in servers for url in one.addresses()])
+        await _until_over(node, stop)
+    finally:
+        LOG.info("stopping")
+        await asyncio.gather(*(server.drain(DRAIN_S) for server in servers))
 
 
 def _unused(loaded: LoadedConfig) -> list[str]:
@@ -214,10 +286,7 @@ def _on_signals(stop: asyncio.Event) -> None:
         loop.add_signal_handler(number, on_signal, number)
 
 
-def _tell_ready(node: AsyncNode, addresses: object) -> None:
-    urls = (
-        [str(url) for url in addresses] if isinstance(addresses, list | tuple) else []
-    )
+def _tell_ready(node: AsyncNode, urls: list[str]) -> None:
     LOG.info(
         "ready to serve client requests",
         addresses=urls,
@@ -226,7 +295,7 @@ def _tell_ready(node: AsyncNode, addresses: object) -> None:
         revision=node.replica.store.revision,
     )
     if urls:
-        endpoint = urls[0]
+        endpoint = next((url for url in urls if url.startswith("http")), urls[0])
         sys.stdout.write(
             f"\nrevstore listens on {', '.join(urls)}\n"
             f"try:  ETCDCTL_API=3 etcdctl --endpoints {endpoint} put hello world\n\n"

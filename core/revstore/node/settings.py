@@ -35,6 +35,10 @@ class MemberSettings(msgspec.Struct, frozen=True, kw_only=True):
     """What the member list announces to clients."""
     initial_cluster: Mapping[str, tuple[str, ...]] = {}
     """Peer URLs by member name at bootstrap; empty: this member alone."""
+    initial_cluster_state: str = "new"
+    """``existing``: this member was added to a running cluster."""
+    force_new_cluster: bool = False
+    """Make this member the only one of its cluster, with the data it has."""
     cluster_token: str = DEFAULT_TOKEN
     max_txn_ops: int = 128
     max_request_bytes: int = 1_572_864

@@ -19,6 +19,7 @@ from revstore import logs
 from revstore.errors import ConfigError, TransportError, UsageError
 from revstore.interfaces.peers import (
     QUESTION_BYTES_MAX,
+    REMOVED,
     IncomingStream,
     Lane,
     OutgoingStream,
@@ -42,7 +43,6 @@ _log = logs.get(__name__)
 SCHEME = "memory://"
 MESSAGE_COST = 64
 """What a chunk counts against a stream's window besides its length."""
-REMOVED = "the member was removed from the cluster"
 
 
 class MemoryNetwork:

@@ -1,0 +1,195 @@
+"""A member's links to the others: what its replica says and hears, over a transport.
+
+Rules of this file:
+
+1. Whom this member talks to follows the applied membership; before that is known, the
+   members that it was started with.
+2. A member that was removed is turned away with ``REMOVED``; whoever hears that word
+   stops (etcd: "the member has been permanently removed from the cluster").
+3. Everything here runs on the loop, and nothing decides: consensus and replica do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from random import Random
+
+import msgspec
+
+from revstore import logs
+from revstore.errors import ConfigError, TransportError
+from revstore.interfaces.consensus import Message, MessageType
+from revstore.interfaces.peers import (
+    REMOVED,
+    IncomingStream,
+    Lane,
+    PeerHandler,
+    PeerOptions,
+    Peers,
+    PeerStats,
+    PeerTls,
+    PeerTransport,
+)
+from revstore.node.replica import Replica
+from revstore.peer.codec import MessageEncoder, decode_message, lane_of
+from revstore.proto import rpc_pb2
+
+LOG = logs.get(__name__)
+
+ASK_MEMBERS = b"members"
+"""The question to which the answer is an etcdserverpb.MemberListResponse."""
+
+
+class PeerSettings(msgspec.Struct, frozen=True):
+    """How a member reaches the others."""
+
+    transport: PeerTransport
+    urls: Sequence[str]
+    """Where it listens for them."""
+    tls: PeerTls | None = None
+
+
+class Peering(PeerHandler):
+    """The links of one replica; made by ``Peering.join``."""
+
+    def __init__(self, replica: Replica, initial: Mapping[int, Sequence[str]]) -> None:
+        """``initial`` are the peer URLs of the members it starts with, by id."""
+        self._replica = replica
+        self._initial = dict(initial)
+        self._known: set[int] = set()
+        self._encoder = MessageEncoder()
+        self._peers: Peers | None = None
+
+    @classmethod
+    async def join(
+        cls,
+        replica: Replica,
+        settings: PeerSettings,
+        random: Random,
+        initial: Mapping[int, Sequence[str]],
+    ) -> Peering:
+        """Listen for the other members and call them.
+
+        Raises:
+            ConfigError: an address or a certificate cannot be used.
+        """
+        found = cls(replica, initial)
+        options = PeerOptions(
+            cluster_id=replica.cluster_id,
+            member_id=replica.member_id,
+            urls=tuple(settings.urls),
+            random=random,
+            tls=settings.tls,
+        )
+        found._peers = await settings.transport.join(options, found)
+        try:
+            replica.send = found.send
+            replica.on_members = found.members_changed
+            found.members_changed()
+        except BaseException:
+            await found.close()
+            raise
+        LOG.info("listening for members", addresses=list(found._peers.addresses()))
+        return found
+
+    @property
+    def peers(self) -> Peers:
+        """The links. Invariant: ``join`` has returned."""
+        assert self._peers is not None
+        return self._peers
+
+    def stats(self, member: int) -> PeerStats:
+        """What passed between this member and another. Raises: nothing."""
+        return self.peers.stats(member)
+
+    async def close(self) -> None:
+        """Say and hear nothing more. Raises: nothing."""
+        self._replica.send = None
+        self._replica.on_members = None
+        if self._peers is not None:
+            await self._peers.close()
+
+    # ----- whom to talk to
+
+    def members_changed(self) -> None:
+        """Follow the applied membership (rule 1). Raises: nothing."""
+        cluster, own = self._replica.cluster, self._replica.member_id
+        wanted = {
+            member: urls
+            for member, urls in self._initial.items()
+            if not cluster.is_removed(member)
+        }
+        for member in cluster.members():
+            wanted[member.ID] = list(member.raft_attributes.peer_urls)
+        wanted.pop(own, None)
+        for gone in self._known - wanted.keys():
+            self.peers.remove_peer(gone)
+            self._known.discard(gone)
+        for number, urls in wanted.items():
+            try:
+                self.peers.set_peer(number, urls)
+                self._known.add(number)
+            except ConfigError as exc:
+                # It came through the log: refusing it here would stop every member.
+                LOG.error(
+                    "member cannot be called", member=f"{number:x}", error=f"{exc}"
+                )
+
+    # ----- out
+
+    def send(self, messages: Sequence[Message]) -> None:
+        """Hand messages to their links, in order. Raises: nothing."""
+        peers, encode = self.peers, self._encoder.encode
+        for message in messages:
+            taken = peers.send(message.to, lane_of(message), encode(message))
+            if message.type is MessageType.SNAP:
+                self._replica.consensus.report_snapshot(message.to, taken)
+
+    # ----- in
+
+    def on_message(self, sender: int, lane: Lane, payload: bytes) -> None:
+        """See ``PeerHandler``."""
+        try:
+            message = decode_message(payload)
+        except TransportError as exc:
+            LOG.warn("unreadable message", member=f"{sender:x}", error=f"{exc}")
+            return
+        if message.to != self._replica.member_id:
+            LOG.warn(
+                "message for another member",
+                member=f"{sender:x}",
+                addressee=f"{message.to:x}",
+            )
+            return
+        self._replica.receive((message,))
+
+    def on_stream(self, stream: IncomingStream) -> None:
+        """See ``PeerHandler``."""
+        stream.refuse("streams are not taken")
+
+    def on_unreachable(self, member: int) -> None:
+        """See ``PeerHandler``."""
+        replica = self._replica
+        if not replica.stopped:
+            replica.consensus.report_unreachable(member)
+            replica.shell.request_pump()
+
+    def on_refused(self, member: int, reason: str) -> None:
+        """See ``PeerHandler`` and rule 2."""
+        LOG.warn("refused by a member", member=f"{member:x}", reason=reason)
+        if reason == REMOVED:
+            self._replica.was_removed(0.0)
+
+    def admit(self, member: int) -> str:
+        """See ``PeerHandler`` and rule 2."""
+        return REMOVED if self._replica.cluster.is_removed(member) else ""
+
+    def on_question(self, question: bytes) -> bytes:
+        """Who the members are, for one that wants to join."""
+        replica = self._replica
+        if question != ASK_MEMBERS:
+            return b""
+        answer = rpc_pb2.MemberListResponse(members=replica.members())
+        answer.header.cluster_id = replica.cluster_id
+        answer.header.member_id = replica.member_id
+        return answer.SerializeToString()
