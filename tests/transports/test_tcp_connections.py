@@ -27,6 +27,7 @@ from revstore.interfaces.transport import (
     StreamHandler,
     TlsOptions,
 )
+from revstore.net.tls import client_context
 from revstore_conformance.transport import (
     PATIENCE_S,
     bidi,
@@ -47,7 +48,6 @@ from revstore_tcp.messages import (
     write_open,
 )
 from revstore_tcp.plugin import CAPABILITIES, revstore_register_transport
-from revstore_tcp.tls import client_context
 from revstore_tcp.transport import TcpTransport
 
 

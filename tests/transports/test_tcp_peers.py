@@ -19,6 +19,7 @@ from tests.transports.certificates import Authority
 
 from revstore.errors import ConfigError, TransportError
 from revstore.interfaces.peers import Lane, LaneLimits, PeerOptions, PeerTls
+from revstore.net.tls import certificate_fits
 from revstore_conformance.peers_harness import (
     PATIENCE_S,
     Cluster,
@@ -48,7 +49,6 @@ from revstore_tcp.messages import (
     write_open,
     write_welcome,
 )
-from revstore_tcp.tls import certificate_fits
 from revstore_tcp.transport import TcpTransport
 
 CLUSTER = 0xC1

@@ -1,39 +1,15 @@
-"""Listen and peer URLs, as the operator writes them and as sockets want them."""
+"""The URLs of this transport."""
 
 from __future__ import annotations
 
-import socket
-from urllib.parse import urlsplit
-
-import msgspec
-
-from revstore.errors import ConfigError
+from revstore.net import addresses
+from revstore.net.addresses import Address
 
 _FORMS = "use tcp://HOST:PORT, tcps://HOST:PORT (TLS) or unix:///PATH"
 _TLS = {"tcp": False, "http": False, "tcps": True, "https": True}
 """Schemes; http and https are taken because etcd's flags are written so."""
 
-
-class Address(msgspec.Struct, frozen=True):
-    """One parsed URL."""
-
-    url: str
-    scheme: str
-    host: str = ""
-    port: int = 0
-    path: str = ""
-
-    @property
-    def tls(self) -> bool:
-        """Whether the connection is encrypted."""
-        return _TLS.get(self.scheme, False)
-
-    def bound_url(self, port: int) -> str:
-        """The URL with the port that was really bound."""
-        if self.path:
-            return self.url
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"{self.scheme}://{host}:{port}"
+__all__ = ["Address", "parse_url"]
 
 
 def parse_url(url: str) -> Address:
@@ -42,48 +18,4 @@ def parse_url(url: str) -> Address:
     Raises:
         ConfigError: it is not of a known form; the message shows the forms.
     """
-    if url.startswith("unix://"):
-        path = url.removeprefix("unix://")
-        if not path:
-            raise ConfigError(f"URL {url!r} has no path; {_FORMS}")
-        return Address(url=url, scheme="unix", path=path)
-    try:
-        parts = urlsplit(url)
-        host, port = parts.hostname, parts.port
-    except ValueError as error:
-        raise ConfigError(f"URL {url!r}: {error}; {_FORMS}") from error
-    if parts.scheme not in _TLS:
-        raise ConfigError(f"URL {url!r} has no known scheme; {_FORMS}")
-    if parts.path not in ("", "/") or parts.query or parts.username:
-        raise ConfigError(f"URL {url!r} has more than host and port; {_FORMS}")
-    if not host:
-        raise ConfigError(f"URL {url!r} has no host; {_FORMS}")
-    if port is None:
-        raise ConfigError(f"URL {url!r} has no port; {_FORMS}")
-    return Address(url=url, scheme=parts.scheme, host=host, port=port)
-
-
-def numeric_host(address: Address) -> str:
-    """One address to listen on: a name that stands for two would need two ports.
-
-    Raises:
-        ConfigError: the name has none.
-    """
-    try:
-        found = socket.getaddrinfo(address.host, None, type=socket.SOCK_STREAM)
-    except OSError as error:
-        raise ConfigError(
-            f"URL {address.url!r}: no address for {address.host!r}"
-        ) from error
-    hosts = [str(entry[4][0]) for entry in found]
-    return next((one for one in hosts if ":" not in one), hosts[0])
-
-
-def unix_socket_in_use(path: str) -> bool:
-    """Whether something answers at a socket's path. Raises: nothing."""
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        try:
-            probe.connect(path)
-        except OSError:
-            return False
-    return True
+    return addresses.parse_url(url, _TLS, _FORMS)

@@ -6,12 +6,12 @@ import asyncio
 
 from revstore.errors import TransportError
 from revstore.interfaces.peers import QUESTION_BYTES_MAX, PeerTls
+from revstore.net.tls import peer_contexts
 from revstore_tcp.addresses import parse_url
 from revstore_tcp.framing import MAGIC, ProtocolError, RecordType, frame, record
 from revstore_tcp.limits import CLOSE_S
 from revstore_tcp.link import Link
 from revstore_tcp.messages import read_goaway
-from revstore_tcp.tls import peer_contexts
 
 
 class AskingLink(Link):

@@ -15,10 +15,16 @@ import asyncio
 import ssl
 from collections import deque
 from collections.abc import Mapping
-from typing import Self
-
 from revstore.api.errors import Code, message_too_large
 from revstore.errors import ApiError
+from revstore.interfaces.channel import (
+    NO_METADATA,
+    Channel,
+    ChannelOptions,
+    ChannelStream,
+    ChannelTls,
+    NotSent,
+)
 from revstore_tcp.addresses import parse_url
 from revstore_tcp.calls import DEADLINE_PASSED
 from revstore_tcp.framing import (
@@ -242,7 +248,7 @@ class ClientLink(Link):
             self._probe()
 
 
-class TcpClientStream:
+class TcpClientStream(ChannelStream):
     """The client's end of a streaming call; one task reads, one writes."""
 
     def __init__(self, link: ClientLink, number: int) -> None:
@@ -321,7 +327,7 @@ class TcpClientStream:
             future.set_result(None)
 
 
-class TcpChannel:
+class TcpChannel(Channel):
     """A channel to one server; an async context manager.
 
     ``keepalive_s`` 0 sends no pings. ``answer_bytes_max`` 0 takes answers of any size.
@@ -350,14 +356,10 @@ class TcpChannel:
         self._connecting: asyncio.Task[ClientLink] | None = None
         self._closed = False
 
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        await self.close()
+    async def connect(self) -> None:
+        await self._ready()
 
     async def close(self) -> None:
-        """End all calls and the connection. Raises: nothing."""
         self._closed = True
         connecting = self._connecting
         if connecting is not None:
@@ -373,7 +375,7 @@ class TcpChannel:
         self,
         path: str,
         message: bytes,
-        metadata: Mapping[str, str] = {},
+        metadata: Mapping[str, str] = NO_METADATA,
         timeout_s: float | None = None,
     ) -> bytes:
         """Make a unary call. Raises: ApiError with the server's code and text."""
@@ -387,7 +389,7 @@ class TcpChannel:
         return await self._unary(path, message, head, None)
 
     async def server_stream(
-        self, path: str, message: bytes, metadata: Mapping[str, str] = {}
+        self, path: str, message: bytes, metadata: Mapping[str, str] = NO_METADATA
     ) -> TcpClientStream:
         """Open a stream of answers to one message. Raises: ApiError: no connection."""
         head = self._head(path, metadata)
@@ -397,7 +399,7 @@ class TcpChannel:
         return stream
 
     async def bidi_stream(
-        self, path: str, metadata: Mapping[str, str] = {}
+        self, path: str, metadata: Mapping[str, str] = NO_METADATA
     ) -> TcpClientStream:
         """Open a stream both ways. Raises: ApiError: no connection."""
         head = self._head(path, metadata)
@@ -427,7 +429,7 @@ class TcpChannel:
         timeout_s: float | None,
     ) -> bytes:
         if link.closing:
-            raise link.error.fresh()
+            raise NotSent(link.error.message)
         timeout_ms = 0
         if timeout_s is not None:
             timeout_ms = min(max(int(timeout_s * 1000), 1), _TIMEOUT_MS_MAX)
@@ -451,9 +453,9 @@ class TcpChannel:
         return head
 
     async def _ready(self) -> ClientLink:
-        """The connection, made if there is none. Raises: ApiError."""
+        """The connection, made if there is none. Raises: NotSent."""
         if self._closed:
-            raise _unavailable("the channel was closed")
+            raise NotSent("the channel was closed")
         link = self._link
         if link is not None and link.usable:
             return link
@@ -462,7 +464,7 @@ class TcpChannel:
             self._connecting.add_done_callback(self._connected)
         link = await asyncio.shield(self._connecting)
         if link.closing:
-            raise link.error.fresh()
+            raise NotSent(link.error.message)
         return link
 
     def _connected(self, task: asyncio.Task[ClientLink]) -> None:
@@ -505,7 +507,11 @@ class TcpChannel:
             if link is not None:
                 link.abort()
             reason = str(error) or "no answer in time"
-            raise _unavailable(f"cannot connect to {address.url}: {reason}") from error
+            raise NotSent(f"cannot connect to {address.url}: {reason}") from error
+        except ApiError as error:
+            if link is not None:
+                link.abort()
+            raise NotSent(error.message) from error
         except BaseException:
             if link is not None:
                 link.abort()

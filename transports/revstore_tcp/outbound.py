@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING
 from revstore import logs
 from revstore.errors import TransportError
 from revstore.interfaces.peers import Lane, LaneLimits
+from revstore.net.tls import certificate_fits
 from revstore.peer.backoff import Backoff
 from revstore_tcp.addresses import Address
 from revstore_tcp.framing import (
@@ -51,7 +52,6 @@ from revstore_tcp.messages import (
 )
 from revstore_tcp.outgoing import Outgoing
 from revstore_tcp.peer_streams import TcpOutgoingStream
-from revstore_tcp.tls import certificate_fits
 
 if TYPE_CHECKING:
     from revstore_tcp.peers import Peer

@@ -28,14 +28,14 @@ from revstore.interfaces.peers import (
     Peers,
     PeerStats,
 )
+from revstore.net.listen import Listener
+from revstore.net.tls import certificate_fits, peer_contexts
 from revstore_tcp.addresses import parse_url
 from revstore_tcp.framing import ProtocolError
 from revstore_tcp.inbound import InboundLink
 from revstore_tcp.limits import CLOSE_S
-from revstore_tcp.listen import Listener
 from revstore_tcp.messages import GoAway
 from revstore_tcp.outbound import META_BYTES_MAX, PeerLane, State
-from revstore_tcp.tls import certificate_fits, peer_contexts
 
 _log = logs.get(__name__)
 

@@ -15,15 +15,15 @@ from revstore.interfaces.peers import (
     PeerTransport,
 )
 from revstore.interfaces.transport import ClientServer, ServeOptions, ServiceTable
+from revstore.net.listen import Listener
+from revstore.net.tls import server_context
 from revstore_tcp.addresses import parse_url
 from revstore_tcp.calls import TcpStream
 from revstore_tcp.framing import RecordType, record
 from revstore_tcp.limits import CLOSE_S
-from revstore_tcp.listen import Listener
 from revstore_tcp.messages import GoAway, write_goaway
 from revstore_tcp.plugin import CAPABILITIES
 from revstore_tcp.server import ServerLink, Serving
-from revstore_tcp.tls import server_context
 
 
 class TcpServer(ClientServer):

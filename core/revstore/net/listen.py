@@ -18,8 +18,7 @@ from collections.abc import Callable, Sequence
 
 from revstore import logs
 from revstore.errors import ConfigError
-from revstore_tcp.addresses import Address, numeric_host, unix_socket_in_use
-from revstore_tcp.limits import CLOSE_S, HANDSHAKE_TIMEOUT_S
+from revstore.net.addresses import Address, numeric_host, unix_socket_in_use
 
 _log = logs.get(__name__)
 
@@ -28,6 +27,9 @@ ACCEPT_MAX = 64
 """Connections accepted in one turn of the loop."""
 ACCEPT_RETRY_S = 1.0
 """Pause after the process ran out of file descriptors."""
+HANDSHAKE_TIMEOUT_S = 10.0
+CLOSE_S = 1.0
+"""How long TLS may take to begin, and to end."""
 
 _EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 

@@ -1,0 +1,1 @@
+"""What transports on sockets share: addresses, listening, certificates."""
