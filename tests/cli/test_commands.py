@@ -143,7 +143,7 @@ def test_config_check_refuses_a_cluster_on_solo(
     """Several members need a consensus that can do them."""
     file = tmp_path / "a.toml"
     file.write_text(
-        '[server]\nbackend = "memory"\n'
+        '[server]\nbackend = "memory"\nconsensus = "solo"\n'
         'initial-cluster = "default=http://localhost:2380,b=http://10.0.0.2:2380"\n'
     )
     code, _, err = run(capsys, "config", "check", str(file))
