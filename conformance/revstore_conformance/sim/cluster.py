@@ -5,7 +5,6 @@ from __future__ import annotations
 from random import Random
 
 from revstore.errors import StorageError
-from revstore.interfaces.consensus import Message
 from revstore.node import ids
 from revstore.node.bootstrap import Joining
 from revstore_conformance.files import PowerCut
@@ -26,8 +25,6 @@ class SimCluster:
         self.by_id: dict[int, Node] = {}
         self.cluster_id = 0
         self._random = world.random("restarts")
-        self.network.deliver = self._deliver
-        self.network.report = self._report
 
     def start(self) -> None:
         """Make and start the initial members."""
@@ -81,15 +78,6 @@ class SimCluster:
             if not node.disk.dead:
                 node.disk.cut_power(node.random)
                 self._crashed(node)
-
-    def _deliver(self, sender: int, message: Message) -> bool:
-        node = self.by_id.get(message.to)
-        return node is not None and node.receive(message)
-
-    def _report(self, sender: int, message: Message, ok: bool) -> None:
-        node = self.by_id.get(sender)
-        if node is not None:
-            node.report_snapshot(message.to, ok)
 
     # ----- looking around
 

@@ -1,62 +1,54 @@
 """The network: delays, losses, doubles, strays, and links that are cut or slow.
 
-Links are directed, so a partition can be one-way. Messages between members need not
-stay in order; what goes to one client of one connection does.
+It carries payloads, which are bytes, and looks into none. Links are directed, so a
+partition can be one-way. What goes to one client of one connection stays in order;
+between members that depends on the link (``links``).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
-from revstore.interfaces.consensus import Message, MessageType
+from revstore_conformance.sim.links import Datagrams, Link, Receiver, Stream
+from revstore_conformance.sim.wires import AS_IT_IS, FRAMINGS
 from revstore_conformance.sim.world import World
 
-Codec = Callable[[Message], Message]
-"""Encodes a message for the wire and decodes it again."""
-
-
-def as_it_is(message: Message) -> Message:
-    """No wire format: messages are immutable, so they need no copy."""
-    return message
+Way = tuple[int, int]
+"""Sender and addressee."""
 
 
 class Network:
     """All links."""
 
-    def __init__(self, world: World, codec: Codec = as_it_is) -> None:
-        self._world = world
-        self._random = world.random("network")
-        self._codec = codec
-        self._cut: dict[tuple[int, int], int] = {}
-        self._slow: dict[tuple[int, int], int] = {}
-        self.deliver: Callable[[int, Message], bool] = lambda sender, message: False
-        """Hands a message over; whether its target was there."""
-        self.report: Callable[[int, Message, bool], None] = lambda s, m, ok: None
-        """Tells a sender whether a snapshot arrived."""
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self.random = world.random("network")
+        self._cut: dict[Way, int] = {}
+        self._slow: dict[Way, int] = {}
+        self._framings: dict[Way, str] = {}
+        self._processes: dict[int, Receiver] = {}
 
     # Faults.
 
-    def cut(self, links: list[tuple[int, int]]) -> Callable[[], None]:
+    def cut(self, ways: list[Way]) -> Callable[[], None]:
         """Lose everything on directed links; call what is returned to mend them."""
-        return self._mark(self._cut, links)
+        return self._mark(self._cut, ways)
 
-    def slow(self, links: list[tuple[int, int]]) -> Callable[[], None]:
+    def slow(self, ways: list[Way]) -> Callable[[], None]:
         """Make directed links slow; call what is returned to mend them."""
-        return self._mark(self._slow, links)
+        return self._mark(self._slow, ways)
 
-    def _mark(
-        self, marks: dict[tuple[int, int], int], links: list[tuple[int, int]]
-    ) -> Callable[[], None]:
-        for link in links:
-            marks[link] = marks.get(link, 0) + 1
+    def _mark(self, marks: dict[Way, int], ways: list[Way]) -> Callable[[], None]:
+        for way in ways:
+            marks[way] = marks.get(way, 0) + 1
 
         def mend() -> None:
-            for link in links:
-                left = marks.get(link, 0) - 1
+            for way in ways:
+                left = marks.get(way, 0) - 1
                 if left > 0:
-                    marks[link] = left
+                    marks[way] = left
                 else:
-                    marks.pop(link, None)
+                    marks.pop(way, None)
 
         return mend
 
@@ -65,58 +57,62 @@ class Network:
         self._cut.clear()
         self._slow.clear()
 
-    # Members to members.
+    def is_cut(self, way: Way) -> bool:
+        """Whether nothing passes now."""
+        return way in self._cut
 
-    def send(self, sender: int, message: Message) -> None:
-        """Put a message on its way."""
-        world, random, profile = self._world, self._random, self._world.profile
-        figures = world.figures
-        figures["messages sent"] += 1
-        link = (sender, message.to)
-        lost = link in self._cut
-        if world.faults_on and not lost and random.random() < profile.loss:
-            lost = True
-            figures["fault: message lost"] += 1
-        if lost:
-            if message.type is MessageType.SNAP:
-                world.loop.after(1.0, lambda: self.report(sender, message, False))
-            return
-        message = self._codec(message)
-        self._send_one(link, message)
-        if message.type is MessageType.PROP:
-            # Members talk over streams, which double nothing; all other messages may
-            # come twice all the same, a proposal may not.
-            return
-        if world.faults_on and random.random() < profile.duplicates:
-            figures["fault: message doubled"] += 1
-            self._send_one(link, message)
+    def chance(self, share: float) -> bool:
+        """Whether a fault of that chance happens; none does once they are over."""
+        return self.world.faults_on and self.random.random() < share
 
-    def _send_one(self, link: tuple[int, int], message: Message) -> None:
-        world, random, profile = self._world, self._random, self._world.profile
+    def delay(self, way: Way) -> float:
+        """What the next bytes on a link take."""
+        world, random, profile = self.world, self.random, self.world.profile
         delay = profile.delay_s * (0.5 + random.expovariate(1.0))
-        if link in self._slow:
+        if way in self._slow:
             delay += profile.slow_link_delay_s * random.random()
-        if world.faults_on and random.random() < profile.stray:
+        if self.chance(profile.stray):
             world.figures["fault: message strayed"] += 1
             delay += profile.stray_s * random.random()
+        return delay
 
-        def arrive() -> None:
-            there = link not in self._cut and self.deliver(link[0], message)
-            if message.type is MessageType.SNAP:
-                self.report(link[0], message, there)
+    # Members to members.
 
-        world.loop.after(delay, arrive)
+    def join(self, member: int, receiver: Receiver) -> None:
+        """A process begins to take what is sent to a member."""
+        self._processes[member] = receiver
+
+    def leave(self, member: int, receiver: Receiver) -> None:
+        """The process has ended."""
+        if self._processes.get(member) is receiver:
+            del self._processes[member]
+
+    def receiver(self, member: int) -> Receiver | None:
+        """The process that takes what is sent to a member now."""
+        return self._processes.get(member)
+
+    def link(self, sender: int, to: int, broken: Callable[[], None]) -> Link:
+        """A new link of a process to another member; ``broken`` hears of breaks."""
+        way = (sender, to)
+        framing = self._framings.get(way)
+        if framing is None:
+            draw = self.world.random(f"framing {sender:x} {to:x}")
+            framing = draw.choice(self.world.profile.framings)
+            self._framings[way] = framing
+            self.world.figures[f"links with framing {framing}"] += 1
+        if framing == AS_IT_IS:
+            return Datagrams(self, way)
+        return Stream(self, way, FRAMINGS[framing], broken)
 
     # Clients.
 
     def client_delay(self) -> float:
         """What a message between a client and a member takes."""
-        return self._world.profile.delay_s * (0.5 + self._random.expovariate(1.0))
+        return self.world.profile.delay_s * (0.5 + self.random.expovariate(1.0))
 
     def client_loses(self) -> bool:
         """Whether a message between a client and a member is lost."""
-        world = self._world
-        lost = world.faults_on and self._random.random() < world.profile.client_loss
+        lost = self.chance(self.world.profile.client_loss)
         if lost:
-            world.figures["fault: client message lost"] += 1
+            self.world.figures["fault: client message lost"] += 1
         return lost

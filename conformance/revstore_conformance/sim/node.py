@@ -14,7 +14,7 @@ Rules of this file:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
@@ -22,7 +22,6 @@ from typing import TypeVar
 from revstore.api.inprocess import DirectCall, DirectStream, invoke, open_stream
 from revstore.api.service import Services, build_table
 from revstore.errors import ApiError, CorruptionError
-from revstore.interfaces.consensus import Message
 from revstore.node.bootstrap import Joining, Place, announce, open_replica
 from revstore.node.ids import member_id
 from revstore.node.replica import Replica
@@ -37,6 +36,7 @@ from revstore_conformance.sim.disk import (
     SimulatedWal,
 )
 from revstore_conformance.sim.network import Network
+from revstore_conformance.sim.talk import Talk
 from revstore_conformance.sim.world import World
 
 T = TypeVar("T")
@@ -100,6 +100,7 @@ class Node:
         self.replica: Replica
         self.table: Services
         self.wal: SimulatedWal
+        self.talk: Talk | None = None
         self.on_crash: Callable[[Node], None] = lambda node: None
         self._backlog: list[Callable[[], None]] = []
         self._pump_wanted = False
@@ -154,7 +155,7 @@ class Node:
         )
         assert isinstance(self.replica.wal, SimulatedWal)
         self.wal = self.replica.wal
-        self.replica.send = partial(self._send, self.generation)
+        self.talk = Talk(self, self.network, self.replica, self.checkers.promises)
         self.table = build_table(self.replica)
         self.checkers.attach(self.view, self.replica)
         self.up = True
@@ -197,6 +198,8 @@ class Node:
     def _end(self) -> None:
         self.up = self.serving = self.paused = False
         self.generation += 1
+        if self.talk is not None:
+            self.talk.end()
         self._backlog.clear()
         calls, self._calls = self._calls, {}
         for broken in calls.values():
@@ -340,37 +343,9 @@ class Node:
         self.world.figures["members that stopped after a disk failure"] += 1
         self.crash(power=True)
 
-    # ----- messages of members
-
-    def _send(self, generation: int, messages: Sequence[Message]) -> None:
-        if generation != self.generation:
-            return
-        sends = self.checkers.promises.sends
-        for message in messages:
-            sends(self.name, message, self.wal)
-            self.network.send(self.member_id, message)
-
-    def receive(self, message: Message) -> bool:
-        """A message arrives; whether the process is there."""
-        if not self.up:
-            return False
-        self._post(0.0, partial(self._receive, message))
-        return True
-
-    def _receive(self, message: Message) -> None:
-        if self.world.tracing:
-            self.world.note(self.name, describe(message))
-        self.replica.receive((message,))
-
-    def report_snapshot(self, member: int, ok: bool) -> None:
-        """Whether a snapshot that was sent arrived."""
-        if self.up:
-            self._post(0.0, partial(self._report_snapshot, member, ok))
-
-    def _report_snapshot(self, member: int, ok: bool) -> None:
-        if not self.replica.stopped:
-            self.replica.consensus.report_snapshot(member, ok)
-            self.replica.pump()
+    def run_here(self, action: Callable[[], None]) -> None:
+        """See ``Process`` of the talk between members."""
+        self._post(0.0, action)
 
     # ----- clients
 
@@ -483,19 +458,3 @@ class Node:
         found = state.term, state.commit, wal.recovery().last_index
         wal.close()
         return found
-
-
-def describe(message: Message) -> str:
-    """A message on one line."""
-    text = f"<- {message.type.name} from {message.sender:x} term={message.term}"
-    if message.entries:
-        first, last = message.entries[0], message.entries[-1]
-        text += f" entries={first.index}..{last.index}"
-    text += (
-        f" index={message.index} log_term={message.log_term} commit={message.commit}"
-    )
-    if message.reject:
-        text += f" REJECT hint={message.reject_hint}"
-    if message.snapshot is not None:
-        text += f" snapshot={message.snapshot.meta.index}"
-    return text

@@ -43,6 +43,13 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True):
     stray: float = 0.01
     """Chance that a message takes ``stray_s`` on top, and so is overtaken."""
     stray_s: float = 0.3
+    framings: tuple[str, ...] = ("none", "tcp")
+    """What a link draws from (``wires.py``). With "none" each message finds its own
+    way; with the others a link is a connection, which keeps order and can break."""
+    breaks: float = 0.001
+    """Chance that a connection breaks instead of sending."""
+    flips: float = 0.0003
+    """Chance that a bit of a connection's next bytes is flipped."""
     client_loss: float = 0.01
     partition_every_s: float = 8.0
     partition_s: float = 2.5
@@ -95,6 +102,8 @@ HARSH = Profile(
     duplicates=0.04,
     stray=0.05,
     stray_s=0.8,
+    breaks=0.005,
+    flips=0.001,
     client_loss=0.03,
     partition_every_s=5.0,
     slow_link_every_s=5.0,
@@ -119,6 +128,8 @@ CALM = Profile(
     loss=0.0,
     duplicates=0.0,
     stray=0.0,
+    breaks=0.0,
+    flips=0.0,
     client_loss=0.0,
     partition_every_s=0.0,
     slow_link_every_s=0.0,
