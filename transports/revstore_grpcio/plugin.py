@@ -8,7 +8,9 @@ from revstore.errors import PluginError
 from revstore.hookspecs import NoOptions, TransportPlugin, hookimpl
 from revstore.interfaces.transport import Transport, TransportCapabilities
 
-CAPABILITIES = TransportCapabilities(clients=True, tls=True)
+CAPABILITIES = TransportCapabilities(
+    clients=True, tls=True, channel_schemes=("http", "https", "unix")
+)
 
 
 def make(options: NoOptions) -> Transport:

@@ -18,6 +18,7 @@ import grpc.aio
 from revstore.api.errors import STOPPED, message_too_large
 from revstore.api.lookup import INTERNAL_ERROR, services_of, unimplemented
 from revstore.errors import ConfigError
+from revstore.interfaces.channel import Channel, ChannelOptions
 from revstore.interfaces.transport import (
     ClientServer,
     Method,
@@ -206,6 +207,11 @@ class GrpcioTransport(Transport):
             raise
         await server.start()
         return GrpcioServer(server, handler, urls)
+
+    def open_channel(self, url: str, options: ChannelOptions) -> Channel:
+        from revstore_grpcio.client import open_channel
+
+        return open_channel(url, options)
 
 
 def _credentials(

@@ -15,6 +15,7 @@ import asyncio
 import ssl
 from collections import deque
 from collections.abc import Mapping
+
 from revstore.api.errors import Code, message_too_large
 from revstore.errors import ApiError
 from revstore.interfaces.channel import (
@@ -25,6 +26,7 @@ from revstore.interfaces.channel import (
     ChannelTls,
     NotSent,
 )
+from revstore.net.tls import client_context
 from revstore_tcp.addresses import parse_url
 from revstore_tcp.calls import DEADLINE_PASSED
 from revstore_tcp.framing import (
@@ -462,7 +464,14 @@ class TcpChannel(Channel):
         if self._connecting is None:
             self._connecting = asyncio.ensure_future(self._connect())
             self._connecting.add_done_callback(self._connected)
-        link = await asyncio.shield(self._connecting)
+        connecting = self._connecting
+        await asyncio.wait([connecting])
+        if connecting.cancelled():
+            raise NotSent("the channel was closed")
+        error = connecting.exception()
+        if isinstance(error, ApiError):
+            raise NotSent(error.message) from error
+        link = connecting.result()
         if link.closing:
             raise NotSent(link.error.message)
         return link
@@ -531,4 +540,25 @@ class TcpChannel(Channel):
         return self._server_name or self._address.host
 
 
-__all__ = ["TcpChannel", "TcpClientStream"]
+def open_channel(url: str, options: ChannelOptions) -> TcpChannel:
+    """A channel with TLS from PEM files. Raises: ConfigError."""
+    context = None
+    name = ""
+    if parse_url(url).tls:
+        tls = options.tls or ChannelTls()
+        name = tls.server_name
+        context = client_context(tls.trusted_ca_file, tls.cert_file, tls.key_file)
+        if tls.insecure_skip_verify:
+            context.check_hostname = False
+            context.verify_mode = ssl.CERT_NONE
+    return TcpChannel(
+        url,
+        context,
+        server_name=name,
+        keepalive_s=options.keepalive_s,
+        keepalive_timeout_s=options.keepalive_timeout_s,
+        connect_timeout_s=options.connect_timeout_s,
+    )
+
+
+__all__ = ["TcpChannel", "TcpClientStream", "open_channel"]

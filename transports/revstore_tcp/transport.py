@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from revstore.api.errors import STOPPED
 from revstore.errors import ConfigError
+from revstore.interfaces.channel import Channel, ChannelOptions
 from revstore.interfaces.peers import (
     PeerHandler,
     PeerOptions,
@@ -108,6 +109,11 @@ class TcpTransport(PeerTransport):
         listener = Listener()
         await listener.open(addresses, lambda: ServerLink(loop, serving), context)
         return TcpServer(listener, serving)
+
+    def open_channel(self, url: str, options: ChannelOptions) -> Channel:
+        from revstore_tcp.client import open_channel
+
+        return open_channel(url, options)
 
     async def join(self, options: PeerOptions, handler: PeerHandler) -> Peers:
         from revstore_tcp.peers import join

@@ -23,7 +23,8 @@ from enum import StrEnum
 
 import msgspec
 
-from revstore.errors import ApiError
+from revstore.errors import ApiError, ConfigError
+from revstore.interfaces.channel import Channel, ChannelOptions
 
 
 class Call(ABC):
@@ -119,6 +120,8 @@ class TransportCapabilities(msgspec.Struct, frozen=True):
     clients: bool = False
     peers: bool = False
     tls: bool = False
+    channel_schemes: Sequence[str] = ()
+    """Schemes of the URLs that ``open_channel`` can call."""
 
 
 class TlsOptions(msgspec.Struct, frozen=True):
@@ -174,3 +177,15 @@ class Transport(ABC):
         Raises:
             ConfigError: an address or a certificate cannot be used; the message names it.
         """
+
+    def open_channel(self, url: str, options: ChannelOptions) -> Channel:
+        """A channel to a server of this transport; it connects when it is used.
+
+        Raises:
+            ConfigError: the URL or a TLS file cannot be used, or the transport has no
+                client's side.
+        """
+        raise ConfigError(
+            f"{type(self).__name__} cannot call servers; choose a transport that can "
+            f"for {url}"
+        )
