@@ -31,10 +31,13 @@ from revstore.interfaces.peers import (
     PeerTransport,
 )
 from revstore.node.replica import Replica
+from revstore.peer.calls import FIRST_BYTE
 from revstore.peer.codec import MessageEncoder, decode_message, lane_of
 from revstore.proto import rpc_pb2
 
 LOG = logs.get(__name__)
+
+CALL = bytes((FIRST_BYTE,))
 
 ASK_MEMBERS = b"members"
 """The question to which the answer is an etcdserverpb.MemberListResponse."""
@@ -81,16 +84,24 @@ class Peering(PeerHandler):
             random=random,
             tls=settings.tls,
         )
-        found._peers = await settings.transport.join(options, found)
+        peers = await settings.transport.join(options, found)
         try:
-            replica.send = found.send
-            replica.on_members = found.members_changed
-            found.members_changed()
+            found.use(peers)
         except BaseException:
             await found.close()
             raise
-        LOG.info("listening for members", addresses=list(found._peers.addresses()))
+        LOG.info("listening for members", addresses=list(peers.addresses()))
         return found
+
+    def use(self, peers: Peers) -> None:
+        """Speak over these links, which call this handler; ``join`` does it.
+
+        Raises: nothing.
+        """
+        self._peers = peers
+        self._replica.send = self.send
+        self._replica.on_members = self.members_changed
+        self.members_changed()
 
     @property
     def peers(self) -> Peers:
@@ -105,6 +116,7 @@ class Peering(PeerHandler):
     async def close(self) -> None:
         """Say and hear nothing more. Raises: nothing."""
         self._replica.send = None
+        self._replica.send_call = None
         self._replica.on_members = None
         if self._peers is not None:
             await self._peers.close()
@@ -145,10 +157,17 @@ class Peering(PeerHandler):
             if message.type is MessageType.SNAP:
                 self._replica.consensus.report_snapshot(message.to, taken)
 
+    def send_call(self, member: int, payload: bytes) -> bool:
+        """Hand a call of one member to another to its link. Raises: nothing."""
+        return self.peers.send(member, Lane.CONTROL, payload)
+
     # ----- in
 
     def on_message(self, sender: int, lane: Lane, payload: bytes) -> None:
         """See ``PeerHandler``."""
+        if payload[:1] == CALL:
+            self._replica.receive_call(sender, payload)
+            return
         try:
             message = decode_message(payload)
         except TransportError as exc:
