@@ -100,6 +100,7 @@ class Peering(PeerHandler):
         """
         self._peers = peers
         self._replica.send = self.send
+        self._replica.send_call = self.send_call
         self._replica.on_members = self.members_changed
         self.members_changed()
 
