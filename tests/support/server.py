@@ -32,7 +32,7 @@ class ServerProcess(LoggingProcess):
     def start(self, timeout_s: float = READY_S) -> None:
         """Start and wait until clients are served. Raises: as ``wait_for_log``."""
         self.spawn()
-        self.ready = self.wait_for_log(_ready_line, timeout_s)
+        self.ready = self.wait_for_log(ready_line, timeout_s)
         self.url = str(self.ready["addresses"][0])
 
     def restart(self, *, kill: bool = False) -> None:
@@ -46,7 +46,8 @@ class ServerProcess(LoggingProcess):
         self.start()
 
 
-def _ready_line(text: str) -> Mapping[str, Any] | None:
+def ready_line(text: str) -> Mapping[str, Any] | None:
+    """The fields of the line that says that clients are served, None before it."""
     complete = text.rpartition("\n")[0].splitlines()
     for line in complete:
         if READY in line:

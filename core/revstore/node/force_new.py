@@ -1,12 +1,14 @@
 """Disaster recovery: one member of a lost cluster becomes the only one of it.
 
-As etcd's ``--force-new-cluster``: what this member has committed stays, what it does not
-know to be committed is thrown away, and the log gets entries that remove all others.
+As etcd's ``--force-new-cluster``: the log gets entries that remove all others. Unlike
+etcd the whole log stays, also its end of which this member does not know whether it was
+committed: it may have been, and acknowledged; what was not is a request whose outcome
+its client does not know.
 
 Rules of this file:
 
-1. The membership is that at the end of the committed log, not that of the backend,
-   which may be behind.
+1. The membership is that at the end of the log, not that of the backend, which may be
+   behind.
 2. The entries are durable before consensus starts, so a crash repeats nothing.
 """
 
@@ -45,7 +47,7 @@ def force_new_cluster(
         StorageError: the log cannot be read or written.
     """
     state = wal.recovery().hard_state
-    commit = max(state.commit, store.applied_index)
+    commit = wal.last_index()
     voters, others, joint = _members_at(wal, store, commit)
     changes: list[ConfChange] = []
     if joint:
@@ -65,22 +67,19 @@ def force_new_cluster(
     for index, change in enumerate(changes, start=commit + 1):
         kind, data = encode_conf_change(change)
         added.append(Entry(state.term, index, data, kind))
-    lost = wal.last_index() - commit
     LOG.warn(
         "forcing a new cluster of this member alone",
         removed=len((voters | others) - {own_id}),
-        uncommitted_entries_dropped=lost,
+        entries_of_unknown_outcome=commit - max(state.commit, store.applied_index),
     )
-    if not added:
-        return state
-    alone = HardState(state.term, state.vote, added[-1].index)
+    alone = HardState(state.term, state.vote, commit + len(added))
     wal.append(alone, added)
     wal.sync()
     return alone
 
 
 def _members_at(wal: Wal, store: Store, commit: int) -> tuple[set[int], set[int], bool]:
-    """(voters, other members, in a joint phase) after entry ``commit`` (rule 1)."""
+    """(voters, other members, in a joint phase) at the end of the log (rule 1)."""
     conf = Cluster(store).conf_state() or ConfState()
     voters = set(conf.voters) | set(conf.voters_outgoing)
     others = set(conf.learners) | set(conf.learners_next)
