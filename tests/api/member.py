@@ -12,8 +12,10 @@ from typing import Any, TypeVar
 
 from google.protobuf.message import Message
 
+from revstore.api import errors
 from revstore.api.inprocess import DirectCall, DirectStream, invoke, open_stream
 from revstore.api.replica import (
+    Answered,
     Done,
     Finished,
     MemberChange,
@@ -98,6 +100,8 @@ class FakeMember:
         self.held_reads: list[Finished] | None = None
         """A list while reads are to be held back."""
         self.read_error: ApiError | None = None
+        self.to_leader: Callable[[str, bytes, Answered], None] | None = None
+        """How it asks the leader; None: it cannot."""
         self.proposals: list[int] = []
         self.changes: list[MemberChange] = []
         self.transfers: list[int] = []
@@ -164,6 +168,12 @@ class FakeMember:
 
     def members(self) -> Sequence[rpc_pb2.Member]:
         return self.member_list
+
+    def ask_leader(self, name: str, message: bytes, answered: Answered) -> None:
+        if self.to_leader is None:
+            answered(errors.NO_LEADER)
+        else:
+            self.to_leader(name, message, answered)
 
     def change_members(self, change: MemberChange, done: Finished) -> None:
         self.changes.append(change)

@@ -13,9 +13,7 @@ from revstore.api import errors
 from revstore.api import lease as lease_api
 from revstore.api.errors import Code
 from revstore.api.inprocess import DirectStream, open_stream
-from revstore.api.lease import Answered
-from revstore.api.replica import Done, Tag
-from revstore.api.service import Services
+from revstore.api.replica import Answered, Done, Tag
 from revstore.errors import ApiError
 from revstore.proto import rpc_pb2 as r
 from revstore.proto.auth_pb2 import Permission
@@ -300,8 +298,7 @@ class Pair:
         self.asked: list[str] = []
         follower.is_leader = False
         follower.lessor.demote()
-        methods = lease_api.methods(follower, self.forward)
-        follower.services = Services(follower, methods)
+        follower.to_leader = self.forward
 
     def forward(self, name: str, request: bytes, answered: Answered) -> None:
         self.asked.append(name)

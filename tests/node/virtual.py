@@ -46,6 +46,7 @@ class VirtualShell:
         """Open a member in a directory, without replaying anything yet."""
         backend = settings.pop("backend", "memory")
         plugins = settings.pop("plugins", None) or PluginManager({})
+        seed = settings.pop("seed", 7)
         wanted = MemberSettings(
             data_dir=path, backend=PluginChoice(backend), **settings
         )
@@ -54,7 +55,7 @@ class VirtualShell:
             plugins,
             self,
             threaded=False,
-            random=Random(7),
+            random=Random(seed),
             unix_time=1.0,
         )
         return self.member.replica

@@ -80,8 +80,7 @@ class ClusterService:
         except ApiError as error:
             call.fail(error)
             return
-        before = frozenset(member.ID for member in replica.members())
-        self._change(call, change, partial(self._added, call, before))
+        self._change(call, change, partial(self._added, call, frozenset(urls)))
 
     def remove(self, call: Call, message: bytes) -> None:
         """MemberRemove."""
@@ -164,15 +163,14 @@ class ClusterService:
         body = response(members=self._replica.members()).SerializeToString()
         call.reply(self._replica.header_no_revision() + body)
 
-    def _added(
-        self, call: Call, before: frozenset[int], error: ApiError | None
-    ) -> None:
+    def _added(self, call: Call, urls: frozenset[str], error: ApiError | None) -> None:
         """Answer with the new member and all members."""
         if error is not None:
             call.fail(error)
             return
         members = self._replica.members()
-        new = next((member for member in members if member.ID not in before), None)
+        # URLs belong to one member; others may have been added meanwhile.
+        new = next((one for one in members if urls == set(one.peerURLs)), None)
         body = rpc_pb2.MemberAddResponse(member=new, members=members)
         header = self._replica.header_no_revision()
         call.reply(header + body.SerializeToString())

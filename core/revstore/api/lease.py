@@ -1,7 +1,7 @@
 """The service etcdserverpb.Lease.
 
 Grants and revocations go through the log. Renewals and remaining times are the leader's
-own; other members ask it through ``Forward``.
+own; other members have it answer (``Replica.ask_leader``).
 
 Rules of this file:
 
@@ -15,12 +15,11 @@ Rules of this file:
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
 
 from revstore.api import errors
 from revstore.api.messages import answer_to, identify, parse
 from revstore.api.quota import LEASE_COST
-from revstore.api.replica import Replica, Tag
+from revstore.api.replica import Answered, Replica, Tag
 from revstore.errors import ApiError
 from revstore.interfaces.transport import (
     Call,
@@ -37,23 +36,10 @@ PREFIX = "/etcdserverpb.Lease/"
 PENDING_RENEWALS_MAX = 65_536
 """Renewals of one stream under way, or answered and not read."""
 
-Answered = Callable[[bytes | ApiError], None]
-"""Gets a response's body (all fields but the header) or an error, once."""
 
-Forward = Callable[[str, bytes, Answered], None]
-"""Asks the leader: name of the method (``LeaseKeepAlive``, ``LeaseTimeToLive``),
-the request's bytes, and who gets the answer. The leader's side is
-``answer_forwarded``."""
-
-
-def no_forward(name: str, request: bytes, answered: Answered) -> None:
-    """For a member that cannot ask the leader: clients try another endpoint."""
-    answered(errors.NO_LEADER)
-
-
-def methods(replica: Replica, forward: Forward = no_forward) -> list[Method]:
+def methods(replica: Replica) -> list[Method]:
     """The service's part of the table. Raises: nothing."""
-    service = LeaseService(replica, forward)
+    service = LeaseService(replica)
 
     def open_keep_alive(stream: Stream) -> StreamHandler:
         return KeepAliveHandler(service, stream)
@@ -144,7 +130,7 @@ def remaining(
 def answer_forwarded(
     replica: Replica, name: str, message: bytes, answered: Answered
 ) -> None:
-    """The leader's answer to a member that used ``Forward``.
+    """The leader's answer to a member that used ``Replica.ask_leader``.
 
     The asking member has checked permissions. Raises: nothing.
     """
@@ -166,9 +152,8 @@ def answer_forwarded(
 class LeaseService:
     """The unary methods, and what the keep-alive stream shares with them."""
 
-    def __init__(self, replica: Replica, forward: Forward) -> None:
+    def __init__(self, replica: Replica) -> None:
         self.replica = replica
-        self.forward = forward
 
     def grant(self, call: Call, message: bytes) -> None:
         """LeaseGrant: id and time to live are settled before the log."""
@@ -228,7 +213,7 @@ class LeaseService:
         if replica.is_leader:
             remaining(replica, request, answered)
         else:
-            self.forward("LeaseTimeToLive", message, answered)
+            replica.ask_leader("LeaseTimeToLive", message, answered)
 
     def leases(self, call: Call, message: bytes) -> None:
         """LeaseLeases: what this member knows; needs read permission on all keys."""
@@ -250,7 +235,7 @@ class LeaseService:
         if self.replica.is_leader:
             renew(self.replica, lease_id, answered)
         else:
-            self.forward("LeaseKeepAlive", message, answered)
+            self.replica.ask_leader("LeaseKeepAlive", message, answered)
 
 
 class KeepAliveHandler(StreamHandler):

@@ -34,6 +34,9 @@ Done = Callable[[ApplyResult | ApiError], None]
 Finished = Callable[[ApiError | None], None]
 """Gets None when the work is done, or why it was not; once."""
 
+Answered = Callable[[bytes | ApiError], None]
+"""Gets a response's body (all fields but the header) or an error, once."""
+
 SnapshotReady = Callable[[Snapshot | ApiError], None]
 """Gets a reader, which the receiver must close, or why there is none; once."""
 
@@ -312,6 +315,14 @@ class Replica(Protocol):
 
     def members(self) -> Sequence[rpc_pb2.Member]:
         """All members, ordered by id. Raises: nothing."""
+        ...
+
+    def ask_leader(self, name: str, message: bytes, answered: Answered) -> None:
+        """Have the leader answer a request that only it can, and this member is not.
+
+        ``name`` is a method of ``api.lease.answer_forwarded``, ``message`` its request.
+        It is tried again while leadership changes, within the time of a request.
+        Raises: nothing; failures go to ``answered``."""
         ...
 
     def change_members(self, change: MemberChange, done: Finished) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from revstore.api import errors
 from revstore.api.replica import ReplicaStatus
@@ -20,6 +20,11 @@ from revstore.version import ETCD_API_VERSION
 
 class ReplicaFacts:
     """Facts; the fields are set by ``Replica``."""
+
+    send_call: Callable[[int, bytes], bool] | None = None
+    """Where calls of other members go (``revstore.peer.calls``), and answers to theirs:
+    member, payload; whether it was taken. Set by whoever has peers, who hands what
+    comes back to ``receive_call``. Nothing may arrive twice."""
 
     settings: MemberSettings
     store: Store

@@ -29,10 +29,12 @@ class Reads:
         self._asked: list[Finished] = []
         self._unconfirmed: dict[bytes, tuple[list[Finished], float]] = {}
         self._unapplied: deque[tuple[int, Finished]] = deque()
+        self._until: list[tuple[int, float, Finished]] = []
         self._number = seed & NUMBER_MAX
 
     def __len__(self) -> int:
-        return len(self._asked) + len(self._unconfirmed) + len(self._unapplied)
+        waiting = len(self._unapplied) + len(self._until)
+        return len(self._asked) + len(self._unconfirmed) + waiting
 
     def ask(self, done: Finished) -> None:
         """Queue a read for the next ``confirm``."""
@@ -41,6 +43,13 @@ class Reads:
     def wait_applied(self, index: int, done: Finished) -> None:
         """Serve a read that is confirmed already once ``index`` is applied."""
         self._unapplied.append((index, done))
+
+    def wait_until(self, index: int, deadline: float, done: Finished) -> None:
+        """``done(None)`` once ``index`` is applied, or TIMEOUT_WAIT_APPLIED_INDEX.
+
+        For an index that another member has told; it may never be applied here.
+        """
+        self._until.append((index, deadline, done))
 
     @property
     def asked(self) -> bool:
@@ -79,9 +88,18 @@ class Reads:
         waiting = self._unapplied
         while waiting and waiting[0][0] <= applied:
             waiting.popleft()[1](None)
+        if self._until:
+            ready = [one for one in self._until if one[0] <= applied]
+            self._until = [one for one in self._until if one[0] > applied]
+            for _, _, done in ready:
+                done(None)
 
     def expire(self, now: float) -> None:
         """Tell the reads whose time is up."""
+        late_until = [one for one in self._until if one[1] <= now]
+        self._until = [one for one in self._until if one[1] > now]
+        for _, _, done in late_until:
+            done(errors.TIMEOUT_WAIT_APPLIED_INDEX)
         late = [key for key, (_, at) in self._unconfirmed.items() if at <= now]
         for key in late:
             for done in self._unconfirmed.pop(key)[0]:
@@ -90,9 +108,10 @@ class Reads:
     def fail_all(self, error: ApiError) -> None:
         """Tell every read that it will not be served."""
         waiting = [*self._asked, *(done for _, done in self._unapplied)]
+        waiting += [done for _, _, done in self._until]
         for batch, _ in self._unconfirmed.values():
             waiting += batch
-        self._asked, self._unconfirmed = [], {}
+        self._asked, self._unconfirmed, self._until = [], {}, []
         self._unapplied.clear()
         for done in waiting:
             done(error)

@@ -51,6 +51,7 @@ from revstore.interfaces.wal import Wal
 from revstore.lease.lessor import Lessor
 from revstore.mvcc.store import Store
 from revstore.node.facts import ReplicaFacts
+from revstore.node.forwarding import Forwarding
 from revstore.node.headers import Headers
 from revstore.node.housekeeping import Housekeeping
 from revstore.node.membership import Membership
@@ -59,7 +60,7 @@ from revstore.node.reads import Finished, Reads
 from revstore.node.settings import MemberSettings
 from revstore.node.shell import Shell
 from revstore.node.snapshots import Inbox, Snapshots
-from revstore.peer.calls import PeerCalls
+from revstore.peer.calls import Answered, PeerCalls
 from revstore.types import ApplyResult, Entry, EntryType
 from revstore.watch.hub import WatchHub
 
@@ -147,10 +148,6 @@ class Replica(ReplicaFacts):
         """Where messages to other members go; set by whoever has peers."""
         self.on_members: Callable[[], None] | None = None
         """Called when the applied membership has changed; set likewise."""
-        self.send_call: Callable[[int, bytes], bool] | None = None
-        """Where calls of other members go (``revstore.peer.calls``), and answers to
-        theirs: member, payload; whether it was taken. Set by whoever has peers, who
-        hands what comes back to ``receive_call``. Nothing may arrive twice."""
         self.calls = PeerCalls(shell.clock, self._send_call, request_id_seed)
         status = parts.consensus.status()
         self._term = status.term
@@ -164,6 +161,7 @@ class Replica(ReplicaFacts):
         self._waiting = Proposals()
         self.reads = Reads(parts.consensus, member_id, request_id_seed)
         self.membership = Membership(self)
+        self.forwarding = Forwarding(self)
         self.snapshots = Snapshots(self, parts.inbox)
         self._to_apply: deque[Entry] = deque()
         self._unsent: deque[tuple[int, tuple[Message, ...]]] = deque()
@@ -235,8 +233,14 @@ class Replica(ReplicaFacts):
         """Have a membership change agreed on."""
         if self.stopped:
             done(self.stop_error())
-        else:
+        elif self.is_leader or self.send_call is None:
             self.membership.change(change, done)
+        else:
+            self.forwarding.change_members(change, done)
+
+    def ask_leader(self, name: str, message: bytes, answered: Answered) -> None:
+        """Have the leader answer; see ``revstore.api.replica.Replica.ask_leader``."""
+        self.forwarding.ask(name, message, answered)
 
     def transfer_leader(self, target: int, done: Finished) -> None:
         """Hand leadership to another voter."""
@@ -431,6 +435,7 @@ class Replica(ReplicaFacts):
         if was_leader and not self.is_leader:
             self.lessor.demote()
         self.membership.leader_changed(self.leader)
+        self.forwarding.leader_changed()
         LOG.info(
             "role changed",
             role=str(self.role),
@@ -524,6 +529,7 @@ class Replica(ReplicaFacts):
         self.reads.expire(now)
         self.membership.expire(now)
         self.calls.expire(now)
+        self.forwarding.tick(now)
         self.housekeeping.tick(now)
         self.pump()
 
@@ -574,6 +580,7 @@ class Replica(ReplicaFacts):
         self._waiting.fail_all(error)
         self.reads.fail_all(error)
         self.membership.fail_all(error)
+        self.forwarding.fail_all(error)
         self.calls.fail_all(error)
         self._tell_idle()
 

@@ -121,7 +121,7 @@ class PeerCalls:
         head = _HEAD.pack(FIRST_BYTE, Kind.REQUEST, number)
         short = name.encode("ascii")
         payload = b"".join((head, bytes((len(short),)), short, body))
-        if not self._send(member, payload):
+        if not self._send(member, payload) and number in self._calls:
             del self._calls[number]
             answered(NOT_SENT)
         return number
