@@ -121,11 +121,13 @@ class Operators:
         self._world.loop.after(1.0, self._clear_out)
         if node is None:
             return
-        # Whoever is in the outgoing half of a joint phase is needed until its end.
-        leaving = node.replica.consensus.status().conf_state.voters_outgoing
 
         def answered(answer: bytes | None) -> None:
-            if answer is None or leaving:
+            if answer is None or not node.up:
+                return
+            # Whoever is in the outgoing half of a joint phase is needed until its end.
+            # A frozen member may answer with a list that is newer than the question.
+            if node.replica.consensus.status().conf_state.voters_outgoing:
                 return
             listed = rpc_pb2.MemberListResponse.FromString(answer)
             ids = [member.ID for member in listed.members]
