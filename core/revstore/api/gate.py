@@ -10,6 +10,9 @@ Rules of this file, in etcd's order:
 4. ``hasleader: true`` while no leader is known: NO_LEADER. A stream opened with it is
    also ended when the leader is lost later; see ``RequireLeader``.
 5. A stopped member: STOPPED.
+6. A token that another member made a moment ago works here, too: whose token is from
+   an entry that is not applied yet waits for a read barrier (etcd: a simple token waits
+   for the index in it).
 """
 
 from __future__ import annotations
@@ -20,6 +23,7 @@ from google.protobuf.message import DecodeError
 
 from revstore.api import errors
 from revstore.api.replica import Replica
+from revstore.auth.tokens import token_index
 from revstore.errors import ApiError
 from revstore.interfaces.transport import (
     Call,
@@ -34,6 +38,9 @@ from revstore.proto import rpc_pb2
 STATUS = "/etcdserverpb.Maintenance/Status"
 RANGE = "/etcdserverpb.KV/Range"
 SNAPSHOT = "/etcdserverpb.Maintenance/Snapshot"
+
+LATE_MESSAGES_MAX = 1_000
+"""What a client may send on a stream before its token is known."""
 
 CLUSTER_VERSION_MIN = (3, 0)
 """The version that has every service of the table."""
@@ -135,6 +142,57 @@ class LeaderHandler(StreamHandler):
             self._stream.handler.on_writable()
 
 
+class LateHandler(StreamHandler):
+    """Keeps a stream's input until it can be known whose stream it is (rule 6)."""
+
+    def __init__(self, stream: Stream, open_stream: StreamFunction) -> None:
+        self._stream = stream
+        self._open = open_stream
+        self._handler: StreamHandler | None = None
+        self._messages: list[bytes] = []
+        self._half_closed = False
+        self._over = False
+
+    def current(self, error: ApiError | None) -> None:
+        """This member has caught up, or cannot. Raises: nothing."""
+        if self._over:
+            return
+        messages, self._messages = self._messages, []
+        if error is not None:
+            self._over = True
+            self._stream.fail(error)
+            return
+        self._handler = self._open(self._stream)
+        for message in messages:
+            self._handler.on_message(message)
+        if self._half_closed:
+            self._handler.on_half_close()
+
+    def on_message(self, message: bytes) -> None:
+        if self._handler is not None:
+            self._handler.on_message(message)
+        elif not self._over:
+            self._messages.append(message)
+            if len(self._messages) > LATE_MESSAGES_MAX:
+                self._over = True
+                self._messages = []
+                self._stream.fail(errors.TOO_MANY_REQUESTS)
+
+    def on_half_close(self) -> None:
+        self._half_closed = True
+        if self._handler is not None:
+            self._handler.on_half_close()
+
+    def on_cancel(self) -> None:
+        self._over = True
+        if self._handler is not None:
+            self._handler.on_cancel()
+
+    def on_writable(self) -> None:
+        if self._handler is not None:
+            self._handler.on_writable()
+
+
 def guard(method: Method, replica: Replica, registry: RequireLeader) -> Method:
     """The method with the common rules in front."""
     unary = stream = None
@@ -154,14 +212,26 @@ def _guard_unary(path: str, serve: UnaryFunction, replica: Replica) -> UnaryFunc
             and not replica.is_learner
             and capable(replica.cluster_version)
             and metadata.get("client-api-version", "").isascii()
+            and "token" not in metadata
+            and "authorization" not in metadata
         ):
             serve(call, message)
             return
         refusal = _refusal(replica, metadata, learner_may=_learner(path, message))
-        if refusal is None:
+        if refusal is not None:
+            call.fail(refusal)
+        elif not is_ahead(replica, metadata):
             serve(call, message)
         else:
-            call.fail(refusal)
+            replica.read(lambda error: late(call, message, error))
+
+    def late(call: Call, message: bytes, error: ApiError | None) -> None:
+        if call.cancelled():
+            return
+        if error is not None:
+            call.fail(error)
+        else:
+            serve(call, message)
 
     return guarded
 
@@ -175,7 +245,14 @@ def _guard_stream(
         if refusal is not None:
             stream.fail(refusal)
             return StreamHandler()
-        if not requires_leader(metadata):
+        if is_ahead(replica, metadata):
+            handler = LateHandler(stream, open_now)
+            replica.read(handler.current)
+            return handler
+        return open_now(stream)
+
+    def open_now(stream: Stream) -> StreamHandler:
+        if not requires_leader(stream.metadata()):
             return open_stream(stream)
         watched = LeaderStream(stream, registry)
         try:
@@ -186,6 +263,12 @@ def _guard_stream(
         return LeaderHandler(watched, registry)
 
     return guarded
+
+
+def is_ahead(replica: Replica, metadata: Mapping[str, str]) -> bool:
+    """Whether the client's token is from an entry that is not applied here yet."""
+    index = token_index(metadata) if replica.multi_member else 0
+    return index > replica.store.applied_index
 
 
 def capable(cluster_version: str) -> bool:

@@ -27,6 +27,8 @@ from revstore.interfaces.ports import Clock
 TOKEN_LETTERS = 16
 TOKEN_TTL_S = 300.0
 TOKENS_MAX = 100_000
+INDEX_DIGITS_MAX = 20
+"""Digits of the largest log index."""
 
 BEARER = "Bearer "
 
@@ -148,6 +150,17 @@ def token_of(metadata: Mapping[str, str]) -> str | None:
     if text is None:
         return None
     return text.removeprefix(BEARER)
+
+
+def token_index(metadata: Mapping[str, str]) -> int:
+    """Index of the entry that a simple token was made by; 0: no such token."""
+    token = token_of(metadata)
+    if token is None:
+        return 0
+    digits = token.rpartition(".")[2]
+    if len(digits) <= INDEX_DIGITS_MAX and digits.isascii() and digits.isdecimal():
+        return int(digits)
+    return 0
 
 
 def looks_simple(token: str) -> bool:
