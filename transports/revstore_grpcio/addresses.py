@@ -9,6 +9,8 @@ import msgspec
 
 from revstore.errors import ConfigError
 
+_FORMS = "use http://HOST:PORT, https://HOST:PORT or unix:///PATH"
+
 
 class ListenAddress(msgspec.Struct, frozen=True):
     """One parsed listen URL."""
@@ -41,29 +43,38 @@ def parse_listen_url(url: str) -> ListenAddress:
     Raises:
         ConfigError: it is not of a known form; the message shows the forms.
     """
-    forms = "use http://HOST:PORT, https://HOST:PORT or unix:///PATH"
     if url.startswith("unix://"):
-        path = url.removeprefix("unix://")
-        if not path:
-            raise ConfigError(f"listen URL {url!r} has no path; {forms}")
+        path = _path_of(url)
         return ListenAddress(url=url, scheme="unix", target=f"unix:{path}", path=path)
-    try:
-        parts = urlsplit(url)
-        host, port = parts.hostname, parts.port
-    except ValueError as error:
-        raise ConfigError(f"listen URL {url!r}: {error}; {forms}") from error
-    if parts.scheme not in ("http", "https"):
-        raise ConfigError(f"listen URL {url!r} has no known scheme; {forms}")
-    if parts.path not in ("", "/") or parts.query or parts.username:
-        raise ConfigError(f"listen URL {url!r} has more than host and port; {forms}")
-    if not host:
-        raise ConfigError(f"listen URL {url!r} has no host; {forms}")
-    if port is None:
-        raise ConfigError(f"listen URL {url!r} has no port; {forms}")
+    scheme, host, port = _parts_of(url)
     numeric = _numeric_host(url, host)
     target = f"[{numeric}]:{port}" if ":" in numeric else f"{numeric}:{port}"
-    return ListenAddress(
-        url=url, scheme=parts.scheme, target=target, host=host, port=port
+    return ListenAddress(url=url, scheme=scheme, target=target, host=host, port=port)
+
+
+class PeerAddress(msgspec.Struct, frozen=True):
+    """Where another member is called."""
+
+    url: str
+    target: str
+    """What grpcio calls: ``host:port`` or ``unix:path``."""
+    tls: bool = False
+    host: str = ""
+    port: int = 0
+
+
+def parse_peer_url(url: str) -> PeerAddress:
+    """Read the URL of another member; its host need not have an address yet.
+
+    Raises:
+        ConfigError: it is not of a known form; the message shows the forms.
+    """
+    if url.startswith("unix://"):
+        return PeerAddress(url=url, target=f"unix:{_path_of(url)}")
+    scheme, host, port = _parts_of(url)
+    target = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    return PeerAddress(
+        url=url, target=target, tls=scheme == "https", host=host, port=port
     )
 
 
@@ -75,6 +86,30 @@ def unix_socket_in_use(path: str) -> bool:
         except OSError:
             return False
     return True
+
+
+def _path_of(url: str) -> str:
+    path = url.removeprefix("unix://")
+    if not path:
+        raise ConfigError(f"URL {url!r} has no path; {_FORMS}")
+    return path
+
+
+def _parts_of(url: str) -> tuple[str, str, int]:
+    try:
+        parts = urlsplit(url)
+        host, port = parts.hostname, parts.port
+    except ValueError as error:
+        raise ConfigError(f"URL {url!r}: {error}; {_FORMS}") from error
+    if parts.scheme not in ("http", "https"):
+        raise ConfigError(f"URL {url!r} has no known scheme; {_FORMS}")
+    if parts.path not in ("", "/") or parts.query or parts.username:
+        raise ConfigError(f"URL {url!r} has more than host and port; {_FORMS}")
+    if not host:
+        raise ConfigError(f"URL {url!r} has no host; {_FORMS}")
+    if port is None:
+        raise ConfigError(f"URL {url!r} has no port; {_FORMS}")
+    return parts.scheme, host, port
 
 
 def _numeric_host(url: str, host: str) -> str:

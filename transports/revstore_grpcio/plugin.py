@@ -33,7 +33,7 @@ def revstore_register_transport(register: Callable[[TransportPlugin], None]) -> 
     register(
         TransportPlugin(
             name="grpcio",
-            summary="etcd's gRPC API on the grpcio library, the reference transport.",
+            summary="etcd's gRPC API, and members among themselves, on the grpcio library.",
             capabilities=CAPABILITIES,
             factory=make,
             extra="grpc",

@@ -19,6 +19,13 @@ from revstore.api.errors import STOPPED, message_too_large
 from revstore.api.lookup import INTERNAL_ERROR, services_of, unimplemented
 from revstore.errors import ConfigError
 from revstore.interfaces.channel import Channel, ChannelOptions
+from revstore.interfaces.peers import (
+    PeerHandler,
+    PeerOptions,
+    Peers,
+    PeerTls,
+    PeerTransport,
+)
 from revstore.interfaces.transport import (
     ClientServer,
     Method,
@@ -26,14 +33,9 @@ from revstore.interfaces.transport import (
     ServeOptions,
     ServiceTable,
     StreamFunction,
-    Transport,
     UnaryFunction,
 )
-from revstore_grpcio.addresses import (
-    ListenAddress,
-    parse_listen_url,
-    unix_socket_in_use,
-)
+from revstore_grpcio.addresses import ListenAddress, parse_listen_url
 from revstore_grpcio.calls import (
     Context,
     GrpcStream,
@@ -42,6 +44,7 @@ from revstore_grpcio.calls import (
     abort,
 )
 from revstore_grpcio.limits import LIBRARY_RECEIVE_FACTOR
+from revstore_grpcio.listen import bind
 from revstore_grpcio.plugin import CAPABILITIES
 from revstore_grpcio.tls import server_credentials
 
@@ -185,8 +188,8 @@ class GrpcioServer(ClientServer):
         await stopping
 
 
-class GrpcioTransport(Transport):
-    """Clients over gRPC; see ``revstore.interfaces.transport`` for the contract."""
+class GrpcioTransport(PeerTransport):
+    """See ``revstore.interfaces.transport`` and ``peers`` for the contracts."""
 
     capabilities = CAPABILITIES
 
@@ -201,12 +204,24 @@ class GrpcioTransport(Transport):
         server = grpc.aio.server(options=_channel_options(options))
         server.add_generic_rpc_handlers((handler,))
         try:
-            urls = [_bind(server, address, credentials) for address in addresses]
+            urls = [bind(server, address, credentials) for address in addresses]
         except BaseException:
             await server.stop(None)
             raise
         await server.start()
         return GrpcioServer(server, handler, urls)
+
+    async def join(self, options: PeerOptions, handler: PeerHandler) -> Peers:
+        from revstore_grpcio.peers import join
+
+        return await join(options, handler)
+
+    async def ask(
+        self, url: str, question: bytes, tls: PeerTls | None, timeout_s: float
+    ) -> bytes:
+        from revstore_grpcio.peer_ask import ask
+
+        return await ask(url, question, tls, timeout_s)
 
     def open_channel(self, url: str, options: ChannelOptions) -> Channel:
         from revstore_grpcio.client import open_channel
@@ -244,21 +259,3 @@ def _channel_options(options: ServeOptions) -> list[tuple[str, int]]:
     if options.concurrent_streams_max:
         found.append(("grpc.max_concurrent_streams", options.concurrent_streams_max))
     return found
-
-
-def _bind(
-    server: Any, address: ListenAddress, credentials: grpc.ServerCredentials | None
-) -> str:
-    if address.path and unix_socket_in_use(address.path):
-        raise ConfigError(f"cannot listen on {address.url!r}: another server answers")
-    try:
-        if address.tls:
-            port = server.add_secure_port(address.target, credentials)
-        else:
-            port = server.add_insecure_port(address.target)
-    except RuntimeError as error:
-        raise ConfigError(
-            f"cannot listen on {address.url!r}: the address is in use or not of this "
-            "host"
-        ) from error
-    return address.bound_url(port)

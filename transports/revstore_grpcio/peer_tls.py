@@ -1,0 +1,169 @@
+"""TLS between members: each side proves itself to the other (P-07).
+
+The library checks certificates, with two gaps that are filled here:
+
+1. Who answers must be valid for the name that was called; an allow list is something
+   else. So a member with an allow list looks at the other's certificate first, by a
+   connection of its own, checks chain and names, and then tells the library to trust
+   that very certificate and nothing else.
+2. Of who calls, only the chain is checked; the names are looked at in ``fits``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections.abc import Iterable, Mapping, Sequence
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote
+
+import grpc
+import msgspec
+
+from revstore.errors import ConfigError, TransportError
+from revstore.interfaces.peers import PeerTls
+from revstore.interfaces.transport import TlsOptions
+from revstore_grpcio.addresses import PeerAddress
+from revstore_grpcio.tls import server_credentials
+
+
+class Names(msgspec.Struct, frozen=True):
+    """What a certificate says about its owner."""
+
+    common: Sequence[str] = ()
+    alternative: Sequence[str] = ()
+
+    def fit(self, allowed: Sequence[str], hosts: Iterable[str]) -> bool:
+        """Whether a member may show this certificate.
+
+        With ``allowed`` names, one of them must be in it. Else an alternative name must
+        be one of ``hosts``, the places where the member is known to be.
+        Raises: nothing.
+        """
+        if allowed:
+            return not set(allowed).isdisjoint((*self.common, *self.alternative))
+        wanted = {_canonical(host) for host in hosts}
+        found = [_canonical(name) for name in self.alternative]
+        return any(name in wanted or _wildcard(name, wanted) for name in found)
+
+
+class Calling:
+    """How this member proves itself when it calls."""
+
+    def __init__(self, options: PeerTls) -> None:
+        """Raises: ConfigError: a file cannot be read or used; the message names it."""
+        if not options.trusted_ca_file:
+            raise ConfigError(
+                "members prove themselves by certificates; name the trusted CA file"
+            )
+        # Answering has the same files, and its check names the one that is wrong.
+        server_credentials(answering_options(options))
+        self._allowed = tuple(options.allowed_names)
+        self._certificate = Path(options.cert_file).read_bytes()
+        self._key = Path(options.key_file).read_bytes()
+        self._authority = Path(options.trusted_ca_file).read_bytes()
+        self._context = ssl.create_default_context(cafile=options.trusted_ca_file)
+        self._context.load_cert_chain(options.cert_file, options.key_file)
+        self._context.check_hostname = False
+        self._context.set_alpn_protocols(["h2"])
+
+    async def credentials(
+        self, address: PeerAddress
+    ) -> tuple[grpc.ChannelCredentials, str]:
+        """Credentials for a channel, and the name to check instead of the address.
+
+        Raises:
+            TransportError: the member's certificate has none of the allowed names.
+            OSError: the member cannot be reached.
+        """
+        if not self._allowed:
+            return self._trusting(self._authority), ""
+        found, certificate = await self._look(address)
+        if not names_of(found).fit(self._allowed, ()):
+            raise TransportError(
+                f"the certificate of {address.url} has none of the allowed names"
+            )
+        return self._trusting(certificate), _checkable_name(found)
+
+    def _trusting(self, authority: bytes) -> grpc.ChannelCredentials:
+        return grpc.ssl_channel_credentials(authority, self._key, self._certificate)
+
+    async def _look(self, address: PeerAddress) -> tuple[Mapping[str, Any], bytes]:
+        _, writer = await asyncio.open_connection(
+            address.host, address.port, ssl=self._context, server_hostname=address.host
+        )
+        try:
+            session = writer.get_extra_info("ssl_object")
+            found = session.getpeercert() or {}
+            certificate = ssl.DER_cert_to_PEM_cert(session.getpeercert(True) or b"")
+        finally:
+            writer.transport.abort()
+        return found, certificate.encode()
+
+
+def answering_options(options: PeerTls) -> TlsOptions:
+    """The same files for the library's server. Raises: nothing."""
+    return TlsOptions(
+        cert_file=options.cert_file,
+        key_file=options.key_file,
+        trusted_ca_file=options.trusted_ca_file,
+        client_cert_auth=True,
+    )
+
+
+def names_of(certificate: Mapping[str, Any]) -> Names:
+    """The names in a certificate as the ssl module gives it. Raises: nothing."""
+    common = [
+        str(value)
+        for part in certificate.get("subject", ())
+        for key, value in part
+        if key == "commonName"
+    ]
+    alternative = [str(value) for _, value in certificate.get("subjectAltName", ())]
+    return Names(common, alternative)
+
+
+def _checkable_name(certificate: Mapping[str, Any]) -> str:
+    """A name for which the library will find the certificate valid."""
+    for kind, value in certificate.get("subjectAltName", ()):
+        if kind in ("DNS", "IP Address"):
+            return str(value).replace("*.", "any.", 1)
+    return next(iter(names_of(certificate).common), "")
+
+
+def names_of_caller(context: Any) -> Names | None:
+    """The names in the certificate of a call, None without TLS. Raises: nothing."""
+    found = context.auth_context()
+    if "x509_pem_cert" not in found:
+        return None
+    return Names(
+        _texts(found.get("x509_common_name", ())),
+        _texts(found.get("x509_subject_alternative_name", ())),
+    )
+
+
+def host_of_caller(context: Any) -> str:
+    """The address a call comes from, empty if it has none. Raises: nothing."""
+    family, _, rest = unquote(str(context.peer())).partition(":")
+    if family not in ("ipv4", "ipv6"):
+        return ""
+    return rest.rpartition(":")[0].strip("[]").partition("%")[0]
+
+
+def _texts(values: Iterable[bytes]) -> list[str]:
+    return [value.decode("utf-8", "replace") for value in values]
+
+
+def _canonical(host: str) -> str:
+    try:
+        return str(ip_address(host.strip()))
+    except ValueError:
+        return host.lower().rstrip(".")
+
+
+def _wildcard(name: str, hosts: set[str]) -> bool:
+    if not name.startswith("*."):
+        return False
+    return any(host.partition(".")[2] == name[2:] for host in hosts)
