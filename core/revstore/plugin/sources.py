@@ -26,6 +26,7 @@ BUILTIN: dict[str, tuple[str, str]] = {
     "solo": ("consensus", "revstore_solo.plugin"),
     "raft": ("consensus", "revstore_raft.plugin"),
     "grpcio": ("transport", "revstore_grpcio.plugin"),
+    "grpc": ("transport", "revstore_grpc.plugin"),
     "tcp": ("transport", "revstore_tcp.plugin"),
     "segment": ("wal", "revstore_wal.plugin"),
     "lmdb": ("backend", "revstore_lmdb.plugin"),

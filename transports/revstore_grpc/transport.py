@@ -1,0 +1,97 @@
+"""The transport "grpc": the service table on asyncio and our own HTTP/2 machine."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+from revstore.api.errors import STOPPED
+from revstore.errors import ConfigError
+from revstore.interfaces.transport import (
+    ClientServer,
+    ServeOptions,
+    ServiceTable,
+    Transport,
+)
+from revstore.net.listen import Listener
+from revstore.net.tls import server_context
+from revstore_grpc.addresses import parse_listen_url
+from revstore_grpc.health import add_routes
+from revstore_grpc.http import HttpRoutes
+from revstore_grpc.limits import CLOSE_S
+from revstore_grpc.plugin import CAPABILITIES
+from revstore_grpc.server import ServerLink, Serving
+
+ALPN = ("h2", "http/1.1")
+
+
+class GrpcServer(ClientServer):
+    """A running listener and its connections."""
+
+    def __init__(self, listener: Listener, serving: Serving) -> None:
+        self._listener = listener
+        self._serving = serving
+
+    def addresses(self) -> Sequence[str]:
+        return tuple(self._listener.urls)
+
+    async def drain(self, grace_s: float) -> None:
+        serving = self._serving
+        serving.draining = True
+        self._listener.close()
+        await self._listener.settle()
+        # A stream lives as long as its client wants, so the grace is for unary calls.
+        for link in tuple(serving.links):
+            link.drain()
+            for stream in tuple(link.streams.values()):
+                stream.cancel(STOPPED)
+        links = tuple(serving.links)
+        if links:
+            idle = [link.drained for link in links]
+            await asyncio.wait(idle, timeout=max(grace_s, CLOSE_S / 10))
+        closed = [link.closed for link in links]
+        for link in links:
+            link.close()
+        if closed:
+            await asyncio.wait(closed, timeout=CLOSE_S)
+        for link in tuple(serving.links):
+            link.abort()
+        # An aborted connection is told so in the next turn of the loop.
+        if serving.links:
+            closed = [link.closed for link in serving.links]
+            await asyncio.wait(closed, timeout=2 * CLOSE_S)
+
+
+class GrpcTransport(Transport):
+    """See ``revstore.interfaces.transport`` for the contract.
+
+    ``http`` are the routes for plain HTTP on the same port; what is registered there
+    before ``serve_clients`` is served beside /health and /version.
+    """
+
+    capabilities = CAPABILITIES
+
+    def __init__(self) -> None:
+        self.http = HttpRoutes()
+
+    async def serve_clients(
+        self, table: ServiceTable, options: ServeOptions
+    ) -> GrpcServer:
+        if not options.urls:
+            raise ConfigError("no client URL to listen on; name at least one")
+        addresses = [parse_listen_url(url) for url in options.urls]
+        context = None
+        if any(address.tls for address in addresses):
+            if options.tls is None:
+                url = next(address.url for address in addresses if address.tls)
+                raise ConfigError(
+                    f"listen URL {url!r} needs a certificate and a key; name both files"
+                )
+            context = server_context(options.tls)
+            context.set_alpn_protocols(ALPN)
+        add_routes(self.http, table)
+        loop = asyncio.get_running_loop()
+        serving = Serving(table, options, self.http)
+        listener = Listener()
+        await listener.open(addresses, lambda: ServerLink(loop, serving), context)
+        return GrpcServer(listener, serving)
