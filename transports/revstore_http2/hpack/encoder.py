@@ -6,8 +6,8 @@ Rules of this file:
    depend on nothing and may be made once and sent on any connection.
 2. ``Encoder`` inserts what will come again. What varies from call to call is written
    without indexing, what is secret as never to be indexed (RFC 7541, section 7.1.3).
-3. Strings are sent as they are. The Huffman code would save some bytes of the few calls
-   that are not indexed, and cost time on both sides.
+3. Strings are sent as they are, unless asked for. The Huffman code would save some
+   bytes of what is not indexed, and cost time on both sides.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable
 
+from revstore_http2.hpack import huffman
 from revstore_http2.hpack.decoder import TABLE_SIZE
 from revstore_http2.hpack.fields import (
     ENTRY_OVERHEAD_BYTES,
@@ -30,6 +31,7 @@ ENTRY_BYTES_MAX = 512
 """A longer field is not worth its place in the table."""
 
 _PLAIN, _NEVER, _INSERTING, _RESIZING, _INDEXED = 0x00, 0x10, 0x40, 0x20, 0x80
+_HUFFMAN = 0x80
 
 
 def encode_plain(
@@ -52,6 +54,7 @@ class Encoder:
 
     __slots__ = (
         "_entries",
+        "_huffman",
         "_indices",
         "_inserted",
         "_names",
@@ -68,7 +71,10 @@ class Encoder:
         table_size: int = TABLE_SIZE,
         varying: frozenset[bytes] = VARYING,
         secret: frozenset[bytes] = SECRET,
+        huffman_code: bool = False,
     ) -> None:
+        self._huffman = huffman_code
+        """Whether a string is sent in its Huffman code where that is shorter."""
         self._table_wanted = table_size
         self._table_max = TABLE_SIZE
         self._varying = varying
@@ -120,17 +126,20 @@ class Encoder:
     def _write(self, name: bytes, value: bytes) -> bytes:
         index = STATIC_NAME_INDEX.get(name) or self._index(self._names.get(name))
         if name in self._secret:
-            return _literal(index, name, value, _NEVER)
+            return self._literal(index, name, value, _NEVER)
         size = ENTRY_OVERHEAD_BYTES + len(name) + len(value)
         if name in self._varying or size > min(ENTRY_BYTES_MAX, self._table_max):
-            return _literal(index, name, value, _PLAIN)
-        written = _literal(index, name, value, _INSERTING)
+            return self._literal(index, name, value, _PLAIN)
+        written = self._literal(index, name, value, _INSERTING)
         self._entries.append((name, value))
         self._indices[name, value] = self._names[name] = self._inserted
         self._inserted += 1
         self._size += size
         self._evict()
         return written
+
+    def _literal(self, index: int, name: bytes, value: bytes, flags: int) -> bytes:
+        return _literal(index, name, value, flags, self._huffman)
 
     def _index(self, number: int | None) -> int:
         """The index of an entry by its number; 0 if there is none."""
@@ -147,9 +156,18 @@ class Encoder:
                 del self._names[name]
 
 
-def _literal(index: int, name: bytes, value: bytes, flags: int) -> bytes:
+def _literal(
+    index: int, name: bytes, value: bytes, flags: int, code: bool = False
+) -> bytes:
     prefix = 0x3F if flags == _INSERTING else 0x0F
-    length = integer(len(value), 0x7F, 0)
     if index:
-        return integer(index, prefix, flags) + length + value
-    return bytes((flags,)) + integer(len(name), 0x7F, 0) + name + length + value
+        return integer(index, prefix, flags) + _string(value, code)
+    return bytes((flags,)) + _string(name, code) + _string(value, code)
+
+
+def _string(text: bytes, code: bool) -> bytes:
+    if code:
+        shorter = huffman.encode(text)
+        if len(shorter) < len(text):
+            return integer(len(shorter), 0x7F, _HUFFMAN) + shorter
+    return integer(len(text), 0x7F, 0) + text

@@ -87,12 +87,33 @@ def decode(text: bytes) -> bytes:
     return found
 
 
-def _grow_tree() -> _Node:
-    root: _Node = [0, 0]
+def encode(text: bytes) -> bytes:
+    """The Huffman code of a string. Raises: nothing."""
+    bits = width = 0
+    for symbol in text:
+        code, more = _CODES[symbol]
+        bits = bits << more | code
+        width += more
+    padding = -width % 8
+    bits = bits << padding | (1 << padding) - 1
+    return bits.to_bytes((width + padding) // 8, "big")
+
+
+def _make_codes() -> list[tuple[int, int]]:
+    """The code and its length in bits of each symbol."""
+    codes = [(0, 0)] * SYMBOLS
     code = width = 0
     for symbol in sorted(range(SYMBOLS), key=lambda one: (_LENGTHS[one], one)):
         code <<= _LENGTHS[symbol] - width
         width = _LENGTHS[symbol]
+        codes[symbol] = code, width
+        code += 1
+    return codes
+
+
+def _grow_tree() -> _Node:
+    root: _Node = [0, 0]
+    for symbol, (code, width) in enumerate(_CODES):
         node = root
         for shift in range(width - 1, 0, -1):
             branch = node[code >> shift & 1]
@@ -100,7 +121,6 @@ def _grow_tree() -> _Node:
                 branch = node[code >> shift & 1] = [0, 0]
             node = branch
         node[code & 1] = symbol
-        code += 1
     return root
 
 
@@ -120,6 +140,7 @@ def _make_rows(root: _Node) -> dict[int, _Row]:
     return rows
 
 
+_CODES = _make_codes()
 _TREE = _grow_tree()
 _ROWS = _make_rows(_TREE)
 _START = _ROWS[id(_TREE)]
