@@ -19,17 +19,16 @@ import google_crc32c
 
 from revstore.api import errors
 from revstore.api.downgrade import Downgrades
+from revstore.api.hash_run import run_hash, storage_failure
 from revstore.api.messages import answer_to, identify, identify_admin, parse
 from revstore.api.replica import Replica, Tag
 from revstore.api.snapshot_stream import SCAN_ROWS, SnapshotStreamer
 from revstore.errors import ApiError, StorageError
 from revstore.interfaces.backend import Snapshot
 from revstore.interfaces.transport import Call, Method, MethodKind
-from revstore.mvcc.hashing import HashJob
+from revstore.mvcc.hashing import HashResult
 from revstore.mvcc.tables import KEYSPACES, META
 from revstore.proto import rpc_pb2
-
-HASH_ROWS_PER_TURN = 1000
 
 _parse_alarm = rpc_pb2.AlarmRequest.FromString
 _parse_status = rpc_pb2.StatusRequest.FromString
@@ -166,29 +165,19 @@ class MaintenanceService:
         except ApiError as error:
             call.fail(error)
             return
-        self._hash_kv_step(call, job)
 
-    def _hash_kv_step(self, call: Call, job: HashJob) -> None:
-        if call.cancelled():
-            job.close()
-            return
-        replica = self._replica
-        try:
-            done = job.step(HASH_ROWS_PER_TURN)
-        except StorageError as error:
-            job.close()
-            call.fail(_storage_failure(error))
-            return
-        if not done:
-            replica.schedule(partial(self._hash_kv_step, call, job))
-            return
-        result = job.result
-        response = rpc_pb2.HashKVResponse(
-            hash=result.hash,
-            compact_revision=result.compact_revision,
-            hash_revision=result.hash_revision,
-        )
-        call.reply(replica.header() + response.SerializeToString())
+        def hashed(result: HashResult | ApiError) -> None:
+            if isinstance(result, ApiError):
+                call.fail(result)
+                return
+            response = rpc_pb2.HashKVResponse(
+                hash=result.hash,
+                compact_revision=result.compact_revision,
+                hash_revision=result.hash_revision,
+            )
+            call.reply(self._replica.header() + response.SerializeToString())
+
+        run_hash(self._replica, job, hashed, call.cancelled)
 
     def move_leader(self, call: Call, message: bytes) -> None:
         """MoveLeader; only the leader can."""
@@ -237,7 +226,7 @@ class SnapshotHash:
             rows = next(self._rows, None)
         except StorageError as error:
             self._snapshot.close()
-            self._call.fail(_storage_failure(error))
+            self._call.fail(storage_failure(error))
             return
         if rows is None:
             self._snapshot.close()
@@ -274,7 +263,3 @@ def _empty_reply(call: Call) -> Callable[[ApiError | None], None]:
             call.reply(b"")
 
     return done
-
-
-def _storage_failure(error: StorageError) -> ApiError:
-    return ApiError(errors.Code.UNAVAILABLE, f"revstore: the read failed: {error}")

@@ -315,6 +315,11 @@ class Store:
             raise errors.COMPACTED.fresh()
         return self._compactor.hash_job(compact, revision if revision > 0 else head)
 
+    def compaction_hashes(self) -> list[HashResult]:
+        """Hashes of the newest compactions, the newest first, each over what was
+        between the compaction before it and itself. Raises: nothing."""
+        return list(reversed(self._compactor.hashes.values()))
+
     def hash_all(self) -> int:
         """A checksum over all that is stored (Maintenance.Hash).
 

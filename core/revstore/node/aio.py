@@ -16,7 +16,7 @@ from typing import TypeVar
 
 from revstore import logs
 from revstore.api import errors
-from revstore.errors import ApiError, Unavailable
+from revstore.errors import ApiError, CorruptionError, Unavailable
 from revstore.node.bootstrap import (
     Member,
     announce,
@@ -78,6 +78,7 @@ class AsyncNode:
 
         Raises:
             ConfigError, PluginError, StorageError: see ``open_member``.
+            CorruptionError: the others hold other data (``initial_corrupt_check``).
             Unavailable: the member failed while it started.
         """
         node = cls(asyncio.get_running_loop())
@@ -104,6 +105,8 @@ class AsyncNode:
                 node.peering = await Peering.join(node.replica, peers, chosen, initial)
             node._tick()
             await node._until_serving()
+            if settings.initial_corrupt_check:
+                await node._compared()
             await node._announced()
         except BaseException:
             await node.close()
@@ -134,6 +137,17 @@ class AsyncNode:
                 raise Unavailable(f"the member stopped while starting: {error}")
             done = self._loop.create_future()
             await asyncio.sleep(self.replica.settings.heartbeat_s)
+
+    async def _compared(self) -> None:
+        """Compare this member's data with the others', before it serves any of it."""
+        compared: asyncio.Future[str] = self._loop.create_future()
+        self.replica.corruption.check_at_start(compared.set_result)
+        while not compared.done():
+            if self.replica.stopped:
+                raise Unavailable("the member stopped while starting")
+            await asyncio.wait([compared], timeout=self.replica.settings.heartbeat_s)
+        if compared.result():
+            raise CorruptionError(compared.result())
 
     async def _announced(self) -> None:
         """Wait until the member list has this member's name and client URLs.

@@ -269,7 +269,13 @@ def _join(
     )
     started = shell.clock.now()
     min_ttl = -(-3 * settings.election_timeout_s // 2)
-    lessor = Lessor(store, shell.clock, min_ttl_s=int(min_ttl), random=random)
+    lessor = Lessor(
+        store,
+        shell.clock,
+        min_ttl_s=int(min_ttl),
+        random=random,
+        checkpoints=settings.lease_checkpoints,
+    )
     hub = WatchHub(
         store,
         shell.clock,

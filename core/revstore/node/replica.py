@@ -50,6 +50,7 @@ from revstore.interfaces.ports import Clock
 from revstore.interfaces.wal import Wal
 from revstore.lease.lessor import Lessor
 from revstore.mvcc.store import Store
+from revstore.node.corruption import Corruption
 from revstore.node.facts import ReplicaFacts
 from revstore.node.forwarding import Forwarding
 from revstore.node.headers import Headers
@@ -162,6 +163,7 @@ class Replica(ReplicaFacts):
         self.reads = Reads(parts.consensus, member_id, request_id_seed)
         self.membership = Membership(self)
         self.forwarding = Forwarding(self)
+        self.corruption = Corruption(self)
         self.snapshots = Snapshots(self, parts.inbox)
         self._to_apply: deque[Entry] = deque()
         self._unsent: deque[tuple[int, tuple[Message, ...]]] = deque()
@@ -530,6 +532,7 @@ class Replica(ReplicaFacts):
         self.membership.expire(now)
         self.calls.expire(now)
         self.forwarding.tick(now)
+        self.corruption.tick(now)
         self.housekeeping.tick(now)
         self.pump()
 

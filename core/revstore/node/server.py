@@ -57,10 +57,7 @@ LATER = frozenset(
         "metrics",
         "raft-read-timeout",
         "raft-write-timeout",
-        "corrupt-check-time",
-        "compact-hash-check-time",
         "downgrade-check-time",
-        "feature-gates",
         "socket-reuse-port",
         "socket-reuse-address",
         "backend-batch-limit",
@@ -68,6 +65,25 @@ LATER = frozenset(
     }
 )
 """Settings that a single member behind gRPC has no use for: said, not hidden."""
+
+
+GATES_SERVED = frozenset(
+    {
+        "AllAlpha",
+        "AllBeta",
+        "CompactHashCheck",
+        "InitialCorruptCheck",
+        "LeaseCheckpoint",
+        "LeaseCheckpointPersist",
+    }
+)
+"""Features that can be switched here; the others are said to have no effect."""
+
+
+def has_feature(config: ServerConfig, name: str) -> bool:
+    """Whether a feature that is off by default (etcd: "alpha") is switched on."""
+    gates = config.feature_gates
+    return gates.get(name, gates.get("AllAlpha", False))
 
 
 def member_settings(loaded: LoadedConfig) -> MemberSettings:
@@ -104,6 +120,14 @@ def member_settings(loaded: LoadedConfig) -> MemberSettings:
         progress_notify_s=config.watch_progress_notify_interval,
         auto_compaction_mode=config.auto_compaction_mode,
         auto_compaction_retention=config.auto_compaction_retention,
+        initial_corrupt_check=has_feature(config, "InitialCorruptCheck"),
+        corrupt_check_s=config.corrupt_check_time,
+        compact_hash_check_s=(
+            config.compact_hash_check_time
+            if has_feature(config, "CompactHashCheck")
+            else 0.0
+        ),
+        lease_checkpoints=has_feature(config, "LeaseCheckpoint"),
         bcrypt_cost=config.bcrypt_cost,
         auth_token=config.auth_token,
         auth_token_ttl_s=config.auth_token_ttl,
@@ -279,6 +303,10 @@ def _unused(loaded: LoadedConfig) -> list[str]:
         f"{name} has no effect on a single member served by {loaded.config.transport}"
         for name, origin in sorted(loaded.origins.items())
         if name in LATER and origin not in ("default", "derived")
+    ] + [
+        f"feature-gates: {name} has no effect"
+        for name, on in sorted(loaded.config.feature_gates.items())
+        if on and name not in GATES_SERVED
     ]
 
 

@@ -62,6 +62,14 @@ class MemberSettings(msgspec.Struct, frozen=True, kw_only=True):
     auto_compaction_mode: str = "periodic"
     auto_compaction_retention: float = 0.0
     """Seconds, or revisions in mode "revision"; 0 means off."""
+    initial_corrupt_check: bool = False
+    """Compare this member with the others before it serves."""
+    corrupt_check_s: float = 0.0
+    """Period at which the leader compares all members; 0: off."""
+    compact_hash_check_s: float = 0.0
+    """The same for what compactions found; 0: off."""
+    lease_checkpoints: bool = False
+    """Whether long leases keep their remaining time over a change of leader."""
     bcrypt_cost: int = 10
     auth_token: str = "simple"
     auth_token_ttl_s: int = 300
