@@ -15,9 +15,10 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Callable, Mapping, Sequence
+from io import BytesIO
 from pathlib import Path
 from random import Random
-from typing import Any
+from typing import Any, BinaryIO
 
 from revstore.errors import StorageError
 from revstore.interfaces.backend import (
@@ -27,7 +28,7 @@ from revstore.interfaces.backend import (
     Durability,
     WriteBatch,
 )
-from revstore.interfaces.consensus import Consensus, ConsensusStart, Snapshot
+from revstore.interfaces.consensus import Consensus, ConsensusStart
 from revstore.interfaces.wal import OnDurable
 from revstore.types import Entry, HardState
 from revstore_conformance.files import Operation, PowerCut, SimulatedFiles
@@ -53,7 +54,8 @@ class Disk:
         self.segment_bytes = segment_bytes
         self.tables: list[Tables] = []
         """The backend as of its last sync, and after each batch since."""
-        self.inbox: Snapshot | None = None
+        self.inbox: bytes | None = None
+        """The snapshot that waits to be installed."""
         self.operations = 0
         self.cut_in = 0
         """The power is cut before so many operations more; 0: it is not."""
@@ -158,20 +160,52 @@ class SimulatedBackend(MemoryBackend):
         return BackendStats(0, 0)
 
 
+class SimulatedSpool:
+    """A snapshot that is being received; no end of the process leaves it."""
+
+    def __init__(self, disk: Disk) -> None:
+        self._disk = disk
+        self._data = bytearray()
+        self._finished = False
+
+    def write(self, piece: bytes) -> None:
+        """See ``Spool``."""
+        self._disk.before()
+        self._data += piece
+
+    def finish(self) -> None:
+        """See ``Spool``."""
+        self._disk.before()
+        self._finished = True
+
+    def open(self) -> BinaryIO:
+        """See ``Spool``."""
+        return BytesIO(self._data)
+
+    def commit(self) -> None:
+        """See ``Spool``."""
+        assert self._finished, "a snapshot is committed that was not made durable"
+        self._disk.before()
+        self._disk.inbox = bytes(self._data)
+
+    def discard(self) -> None:
+        """See ``Spool``."""
+
+
 class SimulatedInbox:
     """Where a received snapshot waits."""
 
     def __init__(self, disk: Disk) -> None:
         self._disk = disk
 
-    def save(self, snapshot: Snapshot) -> None:
+    def spool(self) -> SimulatedSpool:
         """See ``Inbox``."""
-        self._disk.before()
-        self._disk.inbox = snapshot
+        return SimulatedSpool(self._disk)
 
-    def load(self) -> Snapshot | None:
+    def open(self) -> BinaryIO | None:
         """See ``Inbox``."""
-        return self._disk.inbox
+        waiting = self._disk.inbox
+        return None if waiting is None else BytesIO(waiting)
 
     def clear(self) -> None:
         """See ``Inbox``."""

@@ -12,22 +12,25 @@ from typing import Any
 
 import msgspec
 
-from revstore.api.dump import DumpReader
 from revstore.api.replica import Tag
 from revstore.apply.cluster import CONF
 from revstore.interfaces.backend import Backend, Durability, WriteBatch
 from revstore.interfaces.consensus import Message, MessageType, Persist, Ready, Role
+from revstore.interfaces.wal import Wal
 from revstore.lease.lessor import Lessor
 from revstore.mvcc.flush import FlushJob
 from revstore.mvcc.state import STATE_KEY, decode_state, encode_state
 from revstore.mvcc.store import Store
 from revstore.mvcc.tables import CLUSTER, META
-from revstore.node import snapshots
+from revstore.node import bootstrap
 from revstore.node.housekeeping import Housekeeping
 from revstore.node.proposals import Proposal, Proposals
 from revstore.node.reads import Finished, Reads
 from revstore.node.replica import Replica
 from revstore.proto import rpc_pb2
+from revstore.snapshot import install
+from revstore.snapshot.inbox import Inbox
+from revstore.snapshot.install import Installation
 from revstore.types import Entry, HardState
 from revstore.watch.hub import WatchHub
 from revstore.watch.watcher import Watcher
@@ -292,13 +295,15 @@ def _applied_index_apart() -> Sequence[Patch]:
 
 
 def _install(change: Callable[[Backend], None]) -> Sequence[Patch]:
-    original = snapshots.install
+    step = Installation.step
 
-    def install(backend: Backend, data: bytes) -> None:
-        original(backend, data)
-        change(backend)
+    def changed(self: Installation) -> bool:
+        over = step(self)
+        if over:
+            change(self._backend)
+        return over
 
-    return [(snapshots, "install", install)]
+    return [(Installation, "step", changed)]
 
 
 def _snapshot_forgets_members() -> Sequence[Patch]:
@@ -324,15 +329,14 @@ def _snapshot_forgets_compaction() -> Sequence[Patch]:
 
 
 def _snapshot_keeps_old_rows() -> Sequence[Patch]:
-    def install(backend: Backend, data: bytes) -> None:
-        dump = DumpReader()
-        batch = WriteBatch()
-        for keyspace, rows in dump.feed(data):
-            batch.keyspace(keyspace).puts.extend(rows)
-        dump.finish()
-        backend.write(batch, Durability.SYNC)
+    return [(install, "KEYSPACES", (META,))]
 
-    return [(snapshots, "install", install)]
+
+def _half_installed_is_kept() -> Sequence[Patch]:
+    def finish(backend: Backend, wal: Wal, inbox: Inbox) -> None:
+        inbox.clear()
+
+    return [(bootstrap, "finish_install", finish)]
 
 
 # ----- leases and watches
@@ -503,6 +507,11 @@ MUTANTS: tuple[Mutant, ...] = (
         "snapshot-keeps-old-rows",
         "A snapshot is put over the old rows, which stay.",
         _snapshot_keeps_old_rows,
+    ),
+    Mutant(
+        "half-installed-is-kept",
+        "A snapshot that a crash interrupted is not installed again.",
+        _half_installed_is_kept,
     ),
     Mutant(
         "deposed-leader-revokes",

@@ -139,6 +139,10 @@ NOT_LEADER = ApiError(Code.FAILED_PRECONDITION, "etcdserver: not leader")
 LEADER_CHANGED = ApiError(Code.UNAVAILABLE, "etcdserver: leader changed")
 NOT_CAPABLE = ApiError(Code.FAILED_PRECONDITION, "etcdserver: not capable")
 STOPPED = ApiError(Code.UNAVAILABLE, "etcdserver: server stopped")
+INSTALLING = ApiError(
+    Code.UNAVAILABLE,
+    "revstore: this member is taking over a snapshot of the leader; ask another one",
+)
 TIMEOUT = ApiError(Code.UNAVAILABLE, "etcdserver: request timed out")
 TIMEOUT_DUE_TO_LEADER_FAIL = ApiError(
     Code.UNAVAILABLE,

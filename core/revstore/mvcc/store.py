@@ -29,6 +29,7 @@ from revstore.mvcc.query import RangeQuery, RangeResult, bounds
 from revstore.mvcc.ranges import run_range
 from revstore.mvcc.records import strip_value
 from revstore.mvcc.state import STATE_KEY, StoreState, decode_state
+from revstore.mvcc.suspended import SuspendedSnapshot
 from revstore.mvcc.system import system_get, system_scan
 from revstore.mvcc.tables import (
     LEASE,
@@ -76,6 +77,7 @@ class Store:
         self._options = options = options or StoreOptions()
         self._level = min(Durability.SYNC, backend.capabilities.durability_max)
         self._closed = False
+        self._suspended = False
         self._load()
 
     def _load(self) -> None:
@@ -98,6 +100,7 @@ class Store:
             state.applied_index if backend.capabilities.persistent else 0
         )
         """Applied index of the newest flush that survives power loss."""
+        self._suspended = False
         self._layers = Layers(snapshot, state.revision)
         self._job: FlushJob | None = None
         self._dirty_since: float | None = None
@@ -111,11 +114,26 @@ class Store:
             options.compaction_hashes,
         )
 
+    def suspend(self) -> None:
+        """Let go of the backend until ``reload``, so that it can be replaced.
+
+        What was not flushed is dropped. Until then there are no writes and flushes, and
+        reads get INSTALLING, but for those of the keyspaces of membership, alarms and
+        users. Ranges and hashes that are under way get INSTALLING, then and later.
+
+        Raises:
+            StorageError: the engine failed.
+        """
+        layers = self._layers
+        old, layers.snapshot = layers.snapshot, SuspendedSnapshot(layers)
+        self._layers = Layers(layers.snapshot, layers.base)
+        self._suspended = True
+        old.close()
+
     def reload(self) -> None:
         """Begin anew with what the backend holds, after somebody else replaced it.
 
-        What was not flushed is dropped. Iterators over ranges and hashes that are
-        under way must not be used any more.
+        What was not flushed is dropped.
 
         Raises:
             FormatError: a newer revstore wrote the data.
@@ -207,12 +225,14 @@ class Store:
             return
         limit = max(query.limit, 0)
         position, hi = span
+        # Where the state is replaced meanwhile, these layers say so.
+        layers = self._layers
         sent = 0
         with self._compactor.pin(pinned):
             while True:
                 step = min(rows, limit - sent) if limit else rows
                 at = None if pinned == self.revision else pinned
-                found, resume = self._layers.page(position, hi, at, step, bytes_max)
+                found, resume = layers.page(position, hi, at, step, bytes_max)
                 sent += len(found)
                 last = resume is None
                 more = False
@@ -220,7 +240,7 @@ class Store:
                 if limit and sent >= limit and resume is not None:
                     last = more = True
                     if counted:
-                        count += self._layers.count(resume, hi, at)
+                        count += layers.count(resume, hi, at)
                         more = count > sent
                 if query.keys_only:
                     found = [strip_value(row) for row in found]
@@ -359,7 +379,7 @@ class Store:
         Raises:
             StorageError: the engine failed.
         """
-        return self._compactor.step()
+        return not self._suspended and self._compactor.step()
 
     # Flushing
 

@@ -42,9 +42,10 @@ from revstore.node.force_new import force_new_cluster
 from revstore.node.replica import Parts, Replica
 from revstore.node.settings import MemberSettings
 from revstore.node.shell import Shell
-from revstore.node.snapshots import FileInbox, Inbox, finish_install
+from revstore.node.snapshots import finish_install
 from revstore.plugin.manager import PluginManager
 from revstore.proto import membership_pb2
+from revstore.snapshot.inbox import FileInbox, Inbox
 from revstore.types import ApplyResult, ConfState, Entry, HardState
 from revstore.watch.hub import WatchHub, WatchOptions
 

@@ -65,6 +65,8 @@ class Housekeeping:
 
     def after_apply(self) -> None:
         """Start what the applied entries made necessary."""
+        if self._replica.installing:
+            return
         if self._sync_soon or self._store.needs_flush(self._replica.clock.now()):
             self._start_flush()
         if self._store.compaction_pending() and not self._compacting:
@@ -147,6 +149,8 @@ class Housekeeping:
         Raises:
             StorageError: the disk failed.
         """
+        if self._replica.installing:
+            return  # The next start makes the installation again.
         self._store.flush(sync=True)
         if self._store.durable_index > self._purged_to:
             self._mark()
@@ -170,8 +174,17 @@ class Housekeeping:
         self._marked_bytes = self._flushing_bytes
         alone = not self._replica.multi_member
         keep = durable if alone else durable - settings.catchup_entries
+        keep = self._replica.snapshots.log_needed(keep)
         if keep > 0:
             wal.purge_to(keep)
+
+    def installed(self) -> None:
+        """The state was replaced: do what had to wait."""
+        self._purged_to = self._store.durable_index
+        self._hub_has_work()
+        if self._flush_wanted:
+            self._start_flush()
+        self.after_apply()
 
     # ----- compaction, watches, leases
 
@@ -179,7 +192,7 @@ class Housekeeping:
         """One bounded step of compaction, then the next one after a pause."""
         replica = self._replica
         self._compacting = False
-        if replica.stopped:
+        if replica.stopped or replica.installing:
             return
         if self._store.needs_flush(replica.clock.now()):
             self._start_flush()
@@ -215,7 +228,7 @@ class Housekeeping:
 
     def _hub_step(self) -> None:
         self._hub_scheduled = False
-        if self._replica.stopped:
+        if self._replica.stopped or self._replica.installing:
             return
         try:
             more = self._replica.hub.step()

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from random import Random
+from typing import Protocol
 
 import msgspec
 
@@ -31,9 +32,11 @@ from revstore.interfaces.peers import (
     PeerTransport,
 )
 from revstore.node.replica import Replica
+from revstore.node.snapshot_streams import SnapshotStreams
 from revstore.peer.calls import FIRST_BYTE
 from revstore.peer.codec import MessageEncoder, decode_message, lane_of
 from revstore.proto import rpc_pb2
+from revstore.snapshot.format import require_arrow
 
 LOG = logs.get(__name__)
 
@@ -52,6 +55,14 @@ class PeerSettings(msgspec.Struct, frozen=True):
     tls: PeerTls | None = None
 
 
+class Carrier(Protocol):
+    """Carries snapshots: ``SnapshotStreams``, or the simulator's own."""
+
+    def send(self, message: Message) -> None:
+        """Send what a message of type SNAP stands for. Raises: nothing."""
+        ...
+
+
 class Peering(PeerHandler):
     """The links of one replica; made by ``Peering.join``."""
 
@@ -62,6 +73,9 @@ class Peering(PeerHandler):
         self._known: set[int] = set()
         self._encoder = MessageEncoder()
         self._peers: Peers | None = None
+        self._streams: SnapshotStreams | None = None
+        self.carrier: Carrier | None = None
+        """Who carries snapshots to other members."""
 
     @classmethod
     async def join(
@@ -74,8 +88,9 @@ class Peering(PeerHandler):
         """Listen for the other members and call them.
 
         Raises:
-            ConfigError: an address or a certificate cannot be used.
+            ConfigError: an address or a certificate cannot be used, or pyarrow is missing.
         """
+        require_arrow()
         found = cls(replica, initial)
         options = PeerOptions(
             cluster_id=replica.cluster_id,
@@ -86,6 +101,7 @@ class Peering(PeerHandler):
         )
         peers = await settings.transport.join(options, found)
         try:
+            found.carrier = found._streams = SnapshotStreams(replica, peers)
             found.use(peers)
         except BaseException:
             await found.close()
@@ -119,6 +135,8 @@ class Peering(PeerHandler):
         self._replica.send = None
         self._replica.send_call = None
         self._replica.on_members = None
+        if self._streams is not None:
+            await self._streams.close()
         if self._peers is not None:
             await self._peers.close()
 
@@ -154,9 +172,10 @@ class Peering(PeerHandler):
         """Hand messages to their links, in order. Raises: nothing."""
         peers, encode = self.peers, self._encoder.encode
         for message in messages:
-            taken = peers.send(message.to, lane_of(message), encode(message))
-            if message.type is MessageType.SNAP:
-                self._replica.consensus.report_snapshot(message.to, taken)
+            if message.type is not MessageType.SNAP:
+                peers.send(message.to, lane_of(message), encode(message))
+            elif self.carrier is not None:
+                self.carrier.send(message)
 
     def send_call(self, member: int, payload: bytes) -> bool:
         """Hand a call of one member to another to its link. Raises: nothing."""
@@ -185,7 +204,10 @@ class Peering(PeerHandler):
 
     def on_stream(self, stream: IncomingStream) -> None:
         """See ``PeerHandler``."""
-        stream.refuse("streams are not taken")
+        if self._streams is None:
+            stream.refuse("the member stops")
+        else:
+            self._streams.receive(stream)
 
     def on_unreachable(self, member: int) -> None:
         """See ``PeerHandler``."""

@@ -60,8 +60,9 @@ from revstore.node.proposals import Done, Proposal, Proposals
 from revstore.node.reads import Finished, Reads
 from revstore.node.settings import MemberSettings
 from revstore.node.shell import Shell
-from revstore.node.snapshots import Inbox, Snapshots
+from revstore.node.snapshots import Snapshots
 from revstore.peer.calls import Answered, PeerCalls
+from revstore.snapshot.inbox import Inbox
 from revstore.types import ApplyResult, Entry, EntryType
 from revstore.watch.hub import WatchHub
 
@@ -146,7 +147,8 @@ class Replica(ReplicaFacts):
         """Called when no leader was known for three election timeouts."""
         self._leaderless_since: float | None = None
         self.send: Callable[[Sequence[Message]], None] | None = None
-        """Where messages to other members go; set by whoever has peers."""
+        """Where messages to other members go; set by whoever has peers. Those of type
+        SNAP have no data: see ``Snapshots.open``."""
         self.on_members: Callable[[], None] | None = None
         """Called when the applied membership has changed; set likewise."""
         self.calls = PeerCalls(shell.clock, self._send_call, request_id_seed)
@@ -170,6 +172,8 @@ class Replica(ReplicaFacts):
         self._durable = 0
         self._reported = 0
         self._log_error: StorageError | None = None
+        self._held: list[Persist] = []
+        """What waits to be persisted until a snapshot is installed."""
         self._answers: list[tuple[Proposal, ApplyResult | ApiError]] = []
         self._when_idle: list[Callable[[], None]] = []
         self._pumping = False
@@ -256,6 +260,11 @@ class Replica(ReplicaFacts):
         if self.stopped:
             return
         for message in messages:
+            if message.type is MessageType.SNAP and not self.snapshots.is_expected(
+                message
+            ):
+                LOG.warn("a snapshot came as a message", sender=f"{message.sender:x}")
+                continue
             try:
                 self.consensus.step(message)
             except ProposalDropped:
@@ -312,12 +321,13 @@ class Replica(ReplicaFacts):
                 self._propose_queue()
             if self.reads.asked:
                 self.reads.confirm(self.clock.now() + self._timeout_s)
-            if self.installing or not consensus.has_ready():
+            if not consensus.has_ready():
                 break
             self._handle(consensus.ready())
-        if self._to_apply:
+        if self._to_apply and not self.installing:
             self._apply()
-        self.reads.serve(self._applied)
+        if not self.installing:
+            self.reads.serve(self._applied)
         if self._when_idle and not self.busy():
             self._tell_idle()
 
@@ -357,10 +367,7 @@ class Replica(ReplicaFacts):
                 self._unsent.append(item)
             if persist.hard_state is not None:
                 self._set_term(persist.hard_state.term)
-            if persist.snapshot is not None:
-                self._take_over(persist, persist.snapshot)
-            else:
-                self._append(persist)
+            self._persist(persist)
         elif ready.messages_after_persist:
             self._send(ready.messages_after_persist)
         for state in ready.read_states:
@@ -382,14 +389,8 @@ class Replica(ReplicaFacts):
         return on_durable
 
     def _send(self, messages: Sequence[Message]) -> None:
-        send = self.send
-        if not messages or send is None:
-            return
-        plain = [one for one in messages if one.type is not MessageType.SNAP]
-        for message in messages if len(plain) < len(messages) else ():
-            if message.type is MessageType.SNAP:
-                self.snapshots.fill(message, lambda filled: send((filled,)))
-        send(plain)
+        if messages and self.send is not None:
+            self.send(messages)
 
     def _append(self, persist: Persist) -> None:
         for entry in persist.entries:
@@ -398,30 +399,47 @@ class Replica(ReplicaFacts):
             persist.hard_state, persist.entries, self._on_durable(persist.sequence)
         )
 
+    def _persist(self, persist: Persist) -> None:
+        if self.installing:
+            # It goes behind the snapshot, or replaces what is installed.
+            self._held.append(persist)
+        elif persist.snapshot is not None:
+            self._take_over(persist, persist.snapshot)
+        else:
+            self._append(persist)
+
     def _take_over(self, persist: Persist, snapshot: Snapshot) -> None:
         """Everything up to the snapshot's index is replaced by what it holds.
 
-        It goes through the thread that flushes, behind a flush that is running; until
-        it is done nothing else of consensus is handled.
+        It goes through the thread that flushes, behind a flush that is running. The
+        member goes on hearing and answering the others meanwhile.
         """
         self.installing = True
         self._to_apply.clear()
+        self.store.suspend()
 
-        def written(result: Exception | None) -> None:
+        def installed(error: Exception | None) -> None:
             if self.stopped:
                 return
-            if isinstance(result, Exception):
-                self.fail(result)
+            try:
+                if error is not None:
+                    raise error
+                self.snapshots.adopt(snapshot)
+                self.members_changed()
+                self.installing = False
+                self._applied = snapshot.meta.index
+                self._commit = max(self._commit, self._applied)
+                self._append(persist)
+                held, self._held = self._held, []
+                for later in held:
+                    self._persist(later)
+                self.housekeeping.installed()
+            except Exception as exc:
+                self.fail(exc)
                 return
-            self.snapshots.adopt(snapshot)
-            self.members_changed()
-            self.installing = False
-            self._applied = snapshot.meta.index
-            self._commit = max(self._commit, self._applied)
-            self._append(persist)
             self.shell.request_pump()
 
-        self.shell.run_in_thread(lambda: self.snapshots.write(snapshot), written)
+        self.snapshots.install(snapshot, installed)
 
     def _set_term(self, term: int) -> None:
         if term != self._term:

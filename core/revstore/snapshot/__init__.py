@@ -1,0 +1,1 @@
+"""Snapshots between members: their format, reading, receiving and installing."""
