@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.cluster import Cluster, MemberProcess
+from tests.support.cluster import Cluster, MemberProcess, free_host
 from tests.support.process import wait_for
 
 pytestmark = [pytest.mark.etcd, pytest.mark.slow]
@@ -99,7 +99,7 @@ def test_joining_without_being_added_is_refused(tmp_path: Path) -> None:
     """The error says which command adds the member, and nothing is left behind."""
     with Cluster(tmp_path, ("memory",)) as cluster:
         cluster.start()
-        stranger = MemberProcess("z", tmp_path, "memory")
+        stranger = MemberProcess("z", tmp_path, "memory", free_host())
         cluster.members["z"] = stranger
         stranger.command = cluster.command(stranger, "--initial-cluster-state=existing")
         text = refusal(stranger)
@@ -110,10 +110,10 @@ def test_joining_with_wrong_members_is_refused(tmp_path: Path) -> None:
     """``--initial-cluster`` has to name the members that there are."""
     with Cluster(tmp_path, ("memory",)) as cluster:
         cluster.start()
-        new = MemberProcess("b", tmp_path, "memory")
+        new = MemberProcess("b", tmp_path, "memory", free_host())
         cluster.ctl("member", "add", "b", f"--peer-urls={new.peer_url}", "--learner")
         cluster.members["b"] = new
-        other = MemberProcess("x", tmp_path, "memory")
+        other = MemberProcess("x", tmp_path, "memory", free_host())
         flags = [
             "--initial-cluster-state=existing",
             f"--initial-cluster={cluster.initial_cluster()},x={other.peer_url}",

@@ -10,7 +10,7 @@ import itertools
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Self
 
@@ -33,10 +33,12 @@ def free_host() -> str:
 class MemberProcess(ServerProcess):
     """One member."""
 
-    def __init__(self, name: str, path: Path, backend: str) -> None:
+    def __init__(self, name: str, path: Path, backend: str, host: str) -> None:
         super().__init__((), path / f"{name}.log", None)
         self.name = name
-        self.host = free_host()
+        self.host = host
+        self.prefix: tuple[str, ...] = ()
+        """What the command begins with, such as a change of the network namespace."""
         self.backend = backend
         self.data_dir = path / name
         self.peer_url = f"http://{self.host}:2380"
@@ -57,12 +59,15 @@ class Cluster:
         path: Path,
         backends: Sequence[str] = ("lmdb", "rocksdb", "lmdb"),
         flags: Sequence[str] = (),
+        hosts: Callable[[], str] = free_host,
     ) -> None:
+        """``hosts`` gives the address of each member, also of one that joins later."""
         self.path = path
+        self.hosts = hosts
         self.flags = tuple(flags)
         self.members: dict[str, MemberProcess] = {}
         for name, backend in zip("abcdefg", backends, strict=False):
-            self.members[name] = MemberProcess(name, path, backend)
+            self.members[name] = MemberProcess(name, path, backend, hosts())
         for member in self.members.values():
             member.command = self.command(member)
 
@@ -80,6 +85,7 @@ class Cluster:
     def command(self, member: MemberProcess, *flags: str) -> list[str]:
         """How a member is started; ``flags`` come last and win."""
         return [
+            *member.prefix,
             str(Path(sys.executable).with_name("revstore")),
             "serve",
             f"--name={member.name}",
@@ -110,7 +116,7 @@ class Cluster:
 
     def add(self, name: str, backend: str, *, learner: bool) -> MemberProcess:
         """Add a member to the running cluster and start it."""
-        member = MemberProcess(name, self.path, backend)
+        member = MemberProcess(name, self.path, backend, self.hosts())
         options = ["--learner"] if learner else []
         others = list(self.members.values())
         self.ctl(

@@ -1,0 +1,1 @@
+"""Faults on clusters of real processes, under load, with everything checked."""
