@@ -21,7 +21,7 @@ def replace(cluster: Cluster, old: MemberProcess, name: str) -> MemberProcess:
     new = cluster.add(name, "rocksdb", learner=True)
 
     def promoted() -> bool:
-        if "true" in cluster.ctl("member", "list", on=new):
+        if "true" in cluster.ctl("member", "list", on=old):
             with suppress(AssertionError):  # Not in sync yet.
                 cluster.ctl("member", "promote", new.member_id, on=cluster.leader())
             return False
