@@ -50,6 +50,8 @@ class Limits(msgspec.Struct, frozen=True):
     stream_high_bytes: int = 1024 * 1024
     stream_low_bytes: int = 512 * 1024
     """See ``Writable``."""
+    output_bytes_max: int = 1024 * 1024
+    """DATA in the output before the shell takes it."""
     queued_bytes_max: int = 256 * 1024 * 1024
     """What may wait to be sent in all streams; a stream that would add to more is
     reset."""
@@ -61,7 +63,10 @@ class Limits(msgspec.Struct, frozen=True):
     """Streams that the client may reset; each finished call allows another."""
     controls_burst: int = 10_000
     controls_per_s: int = 2_000
-    """SETTINGS, PING, PRIORITY, unknown and empty frames."""
+    """PING, PRIORITY, unknown and empty frames."""
+    settings_burst: int = 100
+    settings_per_s: int = 10
+    """SETTINGS cost more: each may touch all streams."""
     faults_burst: int = 100
     faults_per_s: int = 10
     """Stream errors before the connection is given up."""

@@ -1,12 +1,75 @@
-"""The server's side of a connection: calls come in, answers go out."""
+"""The server's side of a connection: calls come in, answers go out.
+
+Rules of this file:
+
+1. A call with one message that arrives whole, as nearly all do, costs one event and no
+   state but its number: ``_streams`` says None for it until its answer has to wait.
+   ``_take_frames`` and ``reply`` are the two halves of that way and are kept flat.
+2. Everything else takes the general way; the two give the same bytes and events.
+3. An answer that ends before the client's side did is followed by RST_STREAM with
+   NO_ERROR, so that the client stops sending (RFC 9113, section 8.1).
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
+import msgspec
+
+from revstore_http2 import frames
+from revstore_http2.codes import (
+    FRAME_HEADER_BYTES,
+    MESSAGE_PREFIX_BYTES,
+    PREFACE,
+    STREAM_ID_MAX,
+    ErrorCode,
+    Setting,
+    Status,
+)
 from revstore_http2.connection import Connection
-from revstore_http2.events import Route
+from revstore_http2.control import DRAIN_PING
+from revstore_http2.events import (
+    Cancelled,
+    HalfClosed,
+    HttpRequest,
+    OtherProtocol,
+    Request,
+    Route,
+    StreamStarted,
+)
+from revstore_http2.faults import CallFault, ConnectionFault, StreamFault
+from revstore_http2.frames import HEADER, MESSAGE_HEADER
+from revstore_http2.guards import PingPolicy
+from revstore_http2.heads import KnownHead, Refusal, read_head
+from revstore_http2.hpack import HeaderListTooLargeError, Headers
 from revstore_http2.limits import Limits
+from revstore_http2.metadata import encode_pairs, timeout_seconds
+from revstore_http2.responses import (
+    HEAD_TOO_LARGE,
+    STATUS_OK,
+    ResponseBlocks,
+    only_fields,
+    refusal_fields,
+    status_fields,
+)
+from revstore_http2.stream import Stream
+
+_MESSAGE_DATA_BYTES = FRAME_HEADER_BYTES + MESSAGE_PREFIX_BYTES
+
+
+class _Trailers(msgspec.Struct, frozen=True):
+    """How a call ends."""
+
+    code: int
+    text: str = ""
+    details: bytes = b""
+    fields: tuple[tuple[bytes, bytes], ...] = ()
+
+
+_OK = _Trailers(0)
+_END_OF_BODY = object()
+"""How an answer ends that is not gRPC."""
 
 
 class ServerConnection(Connection):
@@ -24,26 +87,85 @@ class ServerConnection(Connection):
         now: float,
     ) -> None:
         super().__init__(limits or Limits(), now)
+        self._route = route
+        self._blocks = ResponseBlocks()
+        self._pings = PingPolicy(self.limits)
+        self._streams_max = self.limits.streams_max
+        """How many streams may be open; 0 when no new ones are taken."""
+        self._drain_deadline: float | None = None
+        """Until when the client may still start calls; None unless draining begins."""
+        self._draining = False
+        self._preface_seen = False
+        self._quick_max = 0
+        settings: list[tuple[int, int]] = []
+        if self.limits.tell_streams_max:
+            settings.append((Setting.MAX_CONCURRENT_STREAMS, self.limits.streams_max))
+        self._first_output(settings)
+
+    # What the shell does.
 
     def reply(self, stream_id: int, message: bytes) -> None:
         """Answer a call with one message and OK: the whole of a unary answer.
 
         Raises: nothing.
         """
-        raise NotImplementedError
+        length = len(message)
+        size = length + MESSAGE_PREFIX_BYTES
+        streams = self._streams
+        if (
+            size <= self._quick_max
+            and size <= self._send_window
+            and streams.get(stream_id, self) is None
+        ):
+            del streams[stream_id]
+            self._send_window -= size
+            self._sent_mark = True
+            blocks = self._blocks
+            self._out += (
+                blocks.pack_reply(
+                    blocks.head_frame,
+                    stream_id,
+                    blocks.head_block,
+                    size << 8,
+                    0,
+                    stream_id,
+                    0,
+                    length,
+                ),
+                message,
+                blocks.pack_end(blocks.ok_frame, stream_id, blocks.ok_block),
+            )
+            return
+        self.send(stream_id, message)
+        self.finish(stream_id)
 
     def send_head(
         self, stream_id: int, pairs: Iterable[tuple[str, str | bytes]] = ()
     ) -> None:
         """Send the response's head with metadata before the first message.
 
-        Without it, ``send`` sends one without metadata. Raises: nothing.
-        """
-        raise NotImplementedError
+        Without it, ``send`` sends one without metadata. A second one is not sent.
 
-    def finish(self, stream_id: int) -> None:
-        """End a call with OK after what was sent. Raises: nothing."""
-        raise NotImplementedError
+        Raises:
+            UsageError: a name or a value of the metadata cannot be sent.
+        """
+        fields = encode_pairs(pairs)
+        stream = self._find(stream_id)
+        if stream is not None and stream.ending is None and not stream.head_sent:
+            self._write_head(stream, fields)
+
+    def finish(
+        self, stream_id: int, pairs: Iterable[tuple[str, str | bytes]] = ()
+    ) -> None:
+        """End a call with OK after what was sent.
+
+        Raises:
+            UsageError: a name or a value of the metadata cannot be sent.
+        """
+        ending = _Trailers(0, fields=tuple(encode_pairs(pairs))) if pairs else _OK
+        stream = self._find(stream_id)
+        if stream is not None and stream.ending is None:
+            self._end(stream, ending)
 
     def fail(
         self,
@@ -53,8 +175,15 @@ class ServerConnection(Connection):
         details: bytes = b"",
         pairs: Iterable[tuple[str, str | bytes]] = (),
     ) -> None:
-        """End a call with an error after what was sent. Raises: nothing."""
-        raise NotImplementedError
+        """End a call with an error after what was sent.
+
+        Raises:
+            UsageError: a name or a value of the metadata cannot be sent.
+        """
+        fields = tuple(encode_pairs(pairs)) if pairs else ()
+        stream = self._find(stream_id)
+        if stream is not None and stream.ending is None:
+            self._end(stream, _Trailers(code, text, details, fields))
 
     def respond(
         self,
@@ -64,11 +193,343 @@ class ServerConnection(Connection):
         body: bytes = b"",
     ) -> None:
         """Answer an ``HttpRequest``; content-length is added. Raises: nothing."""
-        raise NotImplementedError
+        stream = self._find(stream_id)
+        if stream is None or stream.ending is not None:
+            return
+        fields = [(b":status", b"%d" % status)]
+        for name, value in headers:
+            fields.append((name.lower().encode("latin-1"), value.encode("latin-1")))
+        fields.append((b"content-length", b"%d" % len(body)))
+        stream.head_sent = True
+        self._write_block(stream_id, self._blocks.plain(fields), end=False)
+        stream.ending = _END_OF_BODY
+        stream.given = False
+        if body:
+            self._enqueue(stream, (body,), len(body))
+        else:
+            self._send_end(stream)
 
     def drain(self, now: float) -> None:
         """Take no new calls, in two steps, so that none is lost on the way.
 
-        ``Drained`` follows when all running ones are over. Raises: nothing.
+        When all running ones are over, ``over`` turns true. Raises: nothing.
         """
-        raise NotImplementedError
+        if self.over or self._draining:
+            return
+        self._draining = True
+        self._drain_deadline = now + self.limits.drain_timeout_s
+        self._write_goaway(STREAM_ID_MAX, ErrorCode.NO_ERROR, "")
+        self._out.append(frames.ping(DRAIN_PING, ack=False))
+        self._set_quick()
+
+    # Input.
+
+    def _begin(self, data: bytes, position: int) -> int:
+        if self._preface_seen:
+            return position
+        if not data.startswith(PREFACE):
+            if PREFACE.startswith(data):
+                return -1
+            self._drop_all()
+            self._out.clear()
+            self.pending.append(OtherProtocol(data))
+            return len(data)
+        self._preface_seen = True
+        return position + len(PREFACE)
+
+    def _take_frames(self, data: bytes, position: int) -> int:
+        size = len(data)
+        unpack, unpack_message = HEADER.unpack_from, MESSAGE_HEADER.unpack_from
+        decoder, pending, streams = self._decoder, self.pending, self._streams
+        decode = decoder.decode
+        limits = self.limits
+        word_max = limits.frame_bytes_max << 8 | 0xFF
+        quick_max = min(limits.frame_bytes_max, limits.message_bytes_max + 5) << 8
+        streams_max = self._streams_max
+        received = opened = 0
+        while size - position >= FRAME_HEADER_BYTES:
+            word, flags, stream_id = unpack(data, position)
+            start = position + FRAME_HEADER_BYTES
+            end = start + (word >> 8)
+            if end > size or word > word_max:
+                self._check_length(word >> 8)
+                break
+            position = end
+            if (
+                word & 0xFF == 1
+                and flags == 4
+                and self._last_stream < stream_id <= STREAM_ID_MAX
+                and stream_id & 1
+            ):
+                try:
+                    headers = decode(data[start:end])
+                except HeaderListTooLargeError:
+                    self._open(stream_id, None, False)
+                    continue
+                known = headers.memo or self._know(headers)
+                if known.quick and size - end >= _MESSAGE_DATA_BYTES:
+                    word, flags, other, compressed, length = unpack_message(data, end)
+                    tail = end + _MESSAGE_DATA_BYTES + length
+                    if (
+                        other == stream_id
+                        and flags == 1
+                        and not compressed
+                        and word == length + MESSAGE_PREFIX_BYTES << 8 <= quick_max
+                        and tail <= size
+                        and len(streams) < streams_max
+                    ):
+                        apart = decoder.apart
+                        timeout = None if apart is None else timeout_seconds(apart)
+                        if timeout is None or timeout >= 0:
+                            self._last_stream = stream_id
+                            streams[stream_id] = None
+                            received += length + MESSAGE_PREFIX_BYTES
+                            opened += 1
+                            pending.append(
+                                Request(
+                                    stream_id,
+                                    known.head,  # type: ignore[arg-type]  # quick
+                                    timeout,
+                                    data[end + _MESSAGE_DATA_BYTES : tail],
+                                )
+                            )
+                            position = tail
+                            continue
+                self._open(stream_id, known, False)
+                continue
+            self._take_frame(
+                word & 0xFF, flags, stream_id & STREAM_ID_MAX, data[start:end]
+            )
+            if self._block_stream:
+                break
+        self._received += received
+        self._opened += opened
+        return position
+
+    def _know(self, headers: Headers) -> KnownHead:
+        known = read_head(headers.fields, self._route, self.limits.plain_http)
+        headers.memo = known
+        return known
+
+    def _take_headers(self, stream_id: int, headers: Headers | None, end: bool) -> None:
+        if not stream_id & 1:
+            raise ConnectionFault(
+                ErrorCode.PROTOCOL_ERROR, "a client's stream has an odd number (5.1.1)"
+            )
+        if stream_id > self._last_stream:
+            known = None
+            if headers is not None:
+                known = headers.memo or self._know(headers)
+            self._open(stream_id, known, end)
+            return
+        stream = self._streams.get(stream_id)
+        if stream is None or stream.ended_there:
+            if stream_id in self._streams:
+                reason = "HEADERS on a stream that has ended (5.1)"
+                raise StreamFault(stream_id, ErrorCode.STREAM_CLOSED, reason)
+            if stream_id not in self._reset_here:
+                raise ConnectionFault(
+                    ErrorCode.STREAM_CLOSED,
+                    "HEADERS on a stream that is closed (5.1, 5.1.1)",
+                )
+            return
+        if not end:
+            reason = "trailers do not end the stream (8.1)"
+            raise StreamFault(stream_id, ErrorCode.PROTOCOL_ERROR, reason)
+        if headers is not None and any(f.name[:1] == b":" for f in headers.fields):
+            reason = "a pseudo-header among the trailers (8.1)"
+            raise StreamFault(stream_id, ErrorCode.PROTOCOL_ERROR, reason)
+        self._take_data(stream, b"", True)
+
+    def _open(self, stream_id: int, known: KnownHead | None, end: bool) -> None:
+        """A new stream, in the general way. Raises: ConnectionFault."""
+        self._last_stream = stream_id
+        if not self._streams_max:
+            return
+        self._opened += 1
+        try:
+            if known is None:
+                self._refuse_head(stream_id, HEAD_TOO_LARGE, end)
+                return
+            if known.fault:
+                reason = f"malformed request: {known.fault} (8.1.1)"
+                raise StreamFault(stream_id, ErrorCode.PROTOCOL_ERROR, reason)
+            if len(self._streams) >= self._streams_max:
+                reason = f"more than {self._streams_max} streams at once (5.1.2)"
+                raise StreamFault(stream_id, ErrorCode.REFUSED_STREAM, reason)
+            if known.refusal is not None:
+                self._refuse_head(stream_id, known.refusal, end)
+                return
+            self._start(stream_id, known, end)
+        except StreamFault as fault:
+            self._stream_fault(fault)
+
+    def _start(self, stream_id: int, known: KnownHead, end: bool) -> None:
+        apart = self._decoder.apart
+        timeout = None if apart is None else timeout_seconds(apart)
+        head = known.head
+        if timeout is not None and timeout < 0 and head is not None:
+            shown = (apart or b"").decode("latin-1")
+            text = f"malformed grpc-timeout: {shown!r}"
+            self._refuse_head(stream_id, Refusal(400, Status.INTERNAL, text), end)
+            return
+        stream = Stream(stream_id, self._peer_window, self.limits.stream_window_bytes)
+        stream.attached = known
+        stream.timeout_s = timeout
+        stream.left = known.content_length
+        self._streams[stream_id] = stream
+        if head is not None:
+            stream.single = head.route.single
+            stream.compressed = head.compressed
+            if not stream.single:
+                stream.given = True
+                self.pending.append(StreamStarted(stream_id, head, timeout))
+        if end:
+            self._take_data(stream, b"", True)
+
+    def _refuse_head(self, stream_id: int, refusal: Refusal, end: bool) -> None:
+        """Answer a request by its head alone."""
+        self._write_block(stream_id, self._blocks.plain(refusal_fields(refusal)), True)
+        if not end:
+            self._write_reset(stream_id, ErrorCode.NO_ERROR)
+
+    def _take_data(self, stream: Stream, data: bytes, end: bool) -> None:
+        if stream.ending is not None:
+            # The call is over for the shell, and its end waits in the queue.
+            stream.ended_there |= end
+            return
+        known: KnownHead = stream.attached
+        if known.plain is None:
+            super()._take_data(stream, data, end)
+            return
+        stream.body += data
+        if len(stream.body) > self.limits.body_bytes_max:
+            self.respond(stream.stream_id, 413)
+            return
+        if not end:
+            self._renew(stream)
+            return
+        stream.ended_there = True
+        stream.given = True
+        plain = known.plain
+        self.pending.append(
+            HttpRequest(
+                stream_id=stream.stream_id,
+                method=plain.method,
+                path=plain.path,
+                authority=plain.authority,
+                headers=plain.headers,
+                body=bytes(stream.body),
+            )
+        )
+
+    def _stream_ended(self, stream: Stream) -> None:
+        if not stream.single:
+            if not stream.on_hold:
+                self.pending.append(HalfClosed(stream.stream_id))
+            return
+        message = stream.message
+        if message is None:
+            text = "no message in a call that takes one"
+            raise CallFault(Status.INTERNAL, text)
+        stream.message = None
+        stream.given = True
+        known: KnownHead = stream.attached
+        assert known.head is not None
+        stream_id = stream.stream_id
+        if stream.send_window == self._peer_window:
+            # Nothing is left to remember: the answer may go the short way.
+            self._streams[stream_id] = None
+        self.pending.append(Request(stream_id, known.head, stream.timeout_s, message))
+
+    def _call_fault(self, stream: Stream, fault: CallFault) -> None:
+        if stream.ending is not None:
+            return
+        if stream.given:
+            reason = fault.text
+            self.pending.append(Cancelled(stream.stream_id, ErrorCode.CANCEL, reason))
+        self._end(stream, _Trailers(fault.code, fault.text))
+
+    # Output.
+
+    def _send_head(self, stream: Stream) -> None:
+        self._write_head(stream, [])
+
+    def _write_head(self, stream: Stream, fields: list[tuple[bytes, bytes]]) -> None:
+        stream.head_sent = True
+        self._write_block(stream.stream_id, self._blocks.head(fields), end=False)
+
+    def _send_end(self, stream: Stream) -> None:
+        ending: Any = stream.ending
+        stream_id = stream.stream_id
+        blocks = self._blocks
+        if ending is _END_OF_BODY:
+            self._out.append(frames.pack_header(0, 1, stream_id))
+        elif ending is _OK and stream.head_sent:
+            self._write_block(stream_id, blocks.ok(), end=True)
+            if not self._quick_max:
+                self._set_quick()
+        else:
+            fields = [] if stream.head_sent else only_fields(200)
+            if ending.code:
+                fields += status_fields(ending.code, ending.text, ending.details)
+            else:
+                fields.append(STATUS_OK)
+            fields += ending.fields
+            self._write_block(stream_id, blocks.plain(fields), end=True)
+        stream.ended_here = True
+        if not stream.ended_there:
+            self._write_reset(stream_id, ErrorCode.NO_ERROR)
+        self._forget(stream_id)
+
+    def _write_block(self, stream_id: int, block: bytes, end: bool) -> None:
+        self._sent_mark = True
+        self._out.append(
+            frames.header_block(stream_id, block, end, self._peer_frame_max)
+        )
+
+    def _set_quick(self) -> None:
+        # While draining, each end of a call must be looked at.
+        if self._blocks.quick and not self._draining:
+            super()._set_quick()
+        else:
+            self._quick_max = 0
+
+    def _setting_changed(self, key: int, value: int) -> None:
+        if key == Setting.HEADER_TABLE_SIZE:
+            self._blocks.set_table_size(value)
+
+    # The connection.
+
+    def _idle(self, stream_id: int) -> bool:
+        return stream_id > self._last_stream or not stream_id & 1
+
+    def _check_ping(self) -> None:
+        answered, self._sent_mark = self._sent_mark, False
+        if not self._pings.allows(self._now, not self._streams, answered):
+            raise ConnectionFault(
+                ErrorCode.ENHANCE_YOUR_CALM, "too_many_pings", hostile=True
+            )
+
+    def _drain_answered(self) -> None:
+        """The client has seen that it is asked to go: what it starts now is not taken."""
+        if self._drain_deadline is None:
+            return
+        self._drain_deadline = None
+        self._streams_max = 0
+        self._write_goaway(self._last_stream, ErrorCode.NO_ERROR, "")
+        self._stream_closed()
+
+    def _stream_closed(self) -> None:
+        if self._draining and self._drain_deadline is None and not self._streams:
+            self._drop_all()
+
+    def _deadlines(self) -> Iterator[float]:
+        yield from super()._deadlines()
+        if self._drain_deadline is not None:
+            yield self._drain_deadline
+
+    def _check_times(self, now: float) -> None:
+        super()._check_times(now)
+        if self._drain_deadline is not None and now >= self._drain_deadline:
+            self._drain_answered()
