@@ -32,3 +32,9 @@ HTTP_BODY_BYTES_MAX = 1024 * 1024
 
 HTTP_IDLE_S = 30.0
 """An HTTP/1.1 connection without a complete request for so long is closed."""
+
+INBOX_BYTES_MAX = 1024 * 1024
+"""A client's stream with more than this that nobody has taken is held back."""
+
+MESSAGE_COST_BYTES = 256
+"""What each message that waits counts besides its own length."""

@@ -3,8 +3,7 @@
 Rules of this file:
 
 1. A call is a plain function call inside the handling of received bytes; no task.
-2. All that is ready leaves in one write per turn of the loop. What is answered while
-   received bytes are handled leaves when they are all handled.
+2. What is answered while received bytes are handled leaves when they are all handled.
 3. Whatever a client does ends its call or its own connection and nothing else.
 4. A deadline costs one comparison per call: one timer per connection stands at the
    earliest, and looks through the open calls when it fires.
@@ -13,9 +12,9 @@ Rules of this file:
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from math import inf
-from typing import Any, cast
+from typing import Any
 
 from revstore import logs
 from revstore.api.errors import STOPPED
@@ -40,11 +39,10 @@ from revstore_grpc.limits import (
     OUTPUT_BYTES_MAX,
     STREAM_QUEUE_BYTES_FLOOR,
     STREAM_QUEUE_BYTES_RESUME,
-    WRITE_HIGH_WATER,
 )
+from revstore_grpc.link import Link
 from revstore_http2.events import (
     Cancelled,
-    ConnectionFailed,
     Drained,
     Event,
     HalfClosed,
@@ -54,7 +52,6 @@ from revstore_http2.events import (
     Request,
     RequestHead,
     Route,
-    StreamRefused,
     StreamStarted,
     Writable,
 )
@@ -116,49 +113,36 @@ def _route(method: Method) -> Route:
     return Route(target=method, single=method.kind is MethodKind.SERVER_STREAM)
 
 
-class ServerLink(asyncio.Protocol):
+class ServerLink(Link):
     """One client's connection."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, serving: Serving) -> None:
-        self.loop = loop
-        self.serving = serving
-        self.transport: asyncio.Transport | None = None
         self.connection = ServerConnection(
             serving.route, serving.limits, now=loop.time()
         )
+        super().__init__(loop, self.connection)
+        self.serving = serving
         self.calls: dict[int, UnaryCall] = {}
         """Unary calls that are not answered yet."""
         self.streams: dict[int, GrpcStream] = {}
-        self.awake = False
-        """Whether ``flush`` is sure to run in this turn of the loop."""
-        self.closing = False
-        self.closed: asyncio.Future[None] = loop.create_future()
         self.drained: asyncio.Future[None] = loop.create_future()
-        self.peer_name = "unknown"
-        self._draining = False
         self._http1: Http1 | None = None
         self._client_name = ""
         """Common name of a verified client certificate."""
         self._time: Callable[[], float] = loop.time
-        self._paused = False
         self._choked = False
         """Whether the socket is not read because it takes nothing."""
-        self._tick_timer: asyncio.TimerHandle | None = None
         self._deadline_timer: asyncio.TimerHandle | None = None
         self._deadline = inf
         """When the deadline timer fires. Invariant: no call expires before, but for the
         grain."""
 
-    # Called by asyncio.
+    # The connection.
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.transport = cast(asyncio.Transport, transport)
-        self.transport.set_write_buffer_limits(high=WRITE_HIGH_WATER)
-        self.peer_name = name_of(transport.get_extra_info("peername"))
-        self._client_name = _common_name(transport.get_extra_info("peercert"))
+    def on_made(self) -> None:
+        assert self.transport is not None
+        self._client_name = _common_name(self.transport.get_extra_info("peercert"))
         self.serving.links.add(self)
-        self._set_tick()
-        self.flush()
 
     def data_received(self, data: bytes) -> None:
         if self.closing:
@@ -190,59 +174,30 @@ class ServerLink(asyncio.Protocol):
                         if expires < self._deadline:
                             self._set_deadline(expires)
             else:
-                self._handle(event, now)
+                self.on_event(event)
         self.flush()
         if self._paused and self.connection.queued_bytes > OUTPUT_BYTES_MAX:
             self._choke()
 
-    def pause_writing(self) -> None:
-        self._paused = True
-        self.connection.pause()
-
     def resume_writing(self) -> None:
-        self._paused = False
         if self._choked and self.transport is not None and not self.closing:
             self._choked = False
             self.transport.resume_reading()
-        self.handle(self.connection.resume())
+        super().resume_writing()
 
-    def connection_lost(self, exc: Exception | None) -> None:
-        self.closing = True
-        for timer in (self._tick_timer, self._deadline_timer):
-            if timer is not None:
-                timer.cancel()
-        reason = str(exc) if exc is not None else "the other side closed it"
+    def on_over(self) -> None:
+        # The machine is over, too, when the other side speaks HTTP/1.1.
+        if self._http1 is None:
+            self.close()
+
+    def on_lost(self, reason: str) -> None:
+        if self._deadline_timer is not None:
+            self._deadline_timer.cancel()
         if self._http1 is not None:
             self._http1.lost()
-        for event in self.connection.lost(reason):
-            self._handle(event, 0.0)
         self.serving.links.discard(self)
-        for future in (self.closed, self.drained):
-            if not future.done():
-                future.set_result(None)
-
-    # Output.
-
-    def wake(self) -> None:
-        """Have what is ready sent in this turn of the loop. Raises: nothing."""
-        if not self.awake:
-            self.awake = True
-            self.loop.call_soon(self.flush)
-
-    def flush(self) -> None:
-        """Send what is ready. Raises: nothing."""
-        self.awake = False
-        if self.closing or self.transport is None:
-            return
-        pieces = self.connection.output()
-        if pieces:
-            self.transport.write(pieces[0] if len(pieces) == 1 else b"".join(pieces))
-        if self.connection.over:
-            self.close()
-        elif self._draining:
-            now = self._time()
-            for event in self.connection.tick(now):
-                self._handle(event, now)
+        if not self.drained.done():
+            self.drained.set_result(None)
 
     def drain(self) -> None:
         """Take no new calls; ``drained`` is done when the last is over.
@@ -253,31 +208,8 @@ class ServerLink(asyncio.Protocol):
             if not self.drained.done():
                 self.drained.set_result(None)
             return
-        self._draining = True
         self.connection.drain(self._time())
         self.wake()
-
-    def close(self) -> None:
-        """Send what is ready and close. Raises: nothing."""
-        transport = self.transport
-        if self.closing or transport is None:
-            return
-        self.closing = True
-        pieces = self.connection.output()
-        # asyncio forgets how to abort a TLS connection that is closed twice, and closes
-        # one itself whose acceptance was cancelled.
-        if transport.is_closing():
-            transport.abort()
-            return
-        if pieces:
-            transport.write(b"".join(pieces))
-        transport.close()
-
-    def abort(self) -> None:
-        """Close at once; what waits is lost. Raises: nothing."""
-        self.closing = True
-        if self.transport is not None:
-            self.transport.abort()
 
     # For calls.
 
@@ -287,24 +219,14 @@ class ServerLink(asyncio.Protocol):
             return head.metadata
         return {**head.metadata, CLIENT_NAME_KEY: self._client_name}
 
-    def handle(self, events: Iterable[Event]) -> None:
-        """Act on events that came otherwise than by received bytes. Raises: nothing."""
-        now = self._time()
-        for event in events:
-            self._handle(event, now)
-        self.wake()
-
     # Events.
 
-    def _handle(self, event: Event, now: float) -> None:
+    def on_event(self, event: Event) -> None:
         match event:
             case MessageReceived():
                 stream = self.streams.get(event.stream_id)
                 if stream is not None:
                     stream.take_message(event.message)
-            case Request():
-                # One that waited for the machine; the usual ones are handled above.
-                self._request(event, now)
             case StreamStarted():
                 self._open(event.stream_id, event.head, event.timeout_s, None)
             case HalfClosed():
@@ -324,28 +246,8 @@ class ServerLink(asyncio.Protocol):
             case Drained():
                 if not self.drained.done():
                     self.drained.set_result(None)
-            case StreamRefused():
-                _log.debug("stream refused", peer=self.peer_name, reason=event.reason)
-            case ConnectionFailed():
-                self._failed(event)
             case _:
-                pass
-
-    def _request(self, event: Request, now: float) -> None:
-        head = event.head
-        serve = head.route.target
-        if type(serve) is Method:
-            self._open(event.stream_id, head, event.timeout_s, event.message)
-            return
-        call = UnaryCall(self, event.stream_id, head)
-        try:
-            serve(call, event.message)
-        except Exception:
-            _log.exception("the handler of a call raised", path=head.path)
-            call.fail(INTERNAL_ERROR)
-        if not call.over:
-            self.calls[event.stream_id] = call
-            self._expire_at(call, event.timeout_s, now)
+                self.note(event)
 
     def _open(
         self,
@@ -391,29 +293,12 @@ class ServerLink(asyncio.Protocol):
         self._http1 = Http1(self.loop, self.transport, self.serving.http)
         self._http1.receive(data)
 
-    def _failed(self, event: ConnectionFailed) -> None:
-        write = _log.warn if event.hostile else _log.debug
-        write("connection ended", peer=self.peer_name, reason=event.reason)
-
     def _choke(self) -> None:
         if not self._choked and self.transport is not None and not self.closing:
             self._choked = True
             self.transport.pause_reading()
 
     # Time.
-
-    def _set_tick(self) -> None:
-        due = self.connection.next_tick()
-        self._tick_timer = self.loop.call_at(due, self._tick) if due < inf else None
-
-    def _tick(self) -> None:
-        self._tick_timer = None
-        if self.closing or self._http1 is not None:
-            return
-        now = self._time()
-        if self.connection.next_tick() <= now:
-            self.handle(self.connection.tick(now))
-        self._set_tick()
 
     def _expire_at(
         self, call: UnaryCall | GrpcStream, timeout_s: float | None, now: float
@@ -443,14 +328,6 @@ class ServerLink(asyncio.Protocol):
                 earliest = call.expires
         if earliest < self._deadline:
             self._set_deadline(max(earliest, now + DEADLINE_GRAIN_S))
-
-
-def name_of(found: Any) -> str:
-    """The address of the other side, for logs. Raises: nothing."""
-    if isinstance(found, tuple):
-        host, port = found[0], found[1]
-        return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-    return f"unix:{found or ''}"
 
 
 def _common_name(certificate: Any) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from revstore.api.errors import STOPPED
 from revstore.errors import ConfigError
+from revstore.interfaces.channel import Channel, ChannelOptions
 from revstore.interfaces.transport import (
     ClientServer,
     ServeOptions,
@@ -95,3 +96,8 @@ class GrpcTransport(Transport):
         listener = Listener()
         await listener.open(addresses, lambda: ServerLink(loop, serving), context)
         return GrpcServer(listener, serving)
+
+    def open_channel(self, url: str, options: ChannelOptions) -> Channel:
+        from revstore_grpc.client import open_channel
+
+        return open_channel(url, options)
