@@ -26,7 +26,7 @@ def processes_below(place: Path) -> list[str]:
             text = (entry / "cmdline").read_bytes().decode(errors="replace")
         except OSError:
             continue
-        if f"--data-dir={place}" in text:
+        if f"--data-dir={place}/" in text:
             found.append(text)
     return found
 
