@@ -15,6 +15,7 @@ Rules of this file:
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 
 from revstore.api import errors
 from revstore.api.messages import answer_to, identify, parse
@@ -32,6 +33,9 @@ from revstore.proto import rpc_pb2
 from revstore.types import ApplyResult
 
 PREFIX = "/etcdserverpb.Lease/"
+
+DEPOSED = frozenset({errors.LEADER_CHANGED, errors.NO_LEADER, errors.PROPOSAL_DROPPED})
+"""What a leader answers that is none any more; the new one has to be asked."""
 
 PENDING_RENEWALS_MAX = 65_536
 """Renewals of one stream under way, or answered and not read."""
@@ -210,10 +214,13 @@ class LeaseService:
             else:
                 call.reply(replica.header() + answer)
 
-        if replica.is_leader:
-            remaining(replica, request, answered)
-        else:
+        def elsewhere() -> None:
             replica.ask_leader("LeaseTimeToLive", message, answered)
+
+        if replica.is_leader:
+            remaining(replica, request, _unless_deposed(answered, elsewhere))
+        else:
+            elsewhere()
 
     def leases(self, call: Call, message: bytes) -> None:
         """LeaseLeases: what this member knows; needs read permission on all keys."""
@@ -232,10 +239,27 @@ class LeaseService:
 
     def keep_alive(self, message: bytes, lease_id: int, answered: Answered) -> None:
         """Renew here or at the leader. Raises: nothing; failures are answers."""
-        if self.replica.is_leader:
-            renew(self.replica, lease_id, answered)
-        else:
+
+        def elsewhere() -> None:
             self.replica.ask_leader("LeaseKeepAlive", message, answered)
+
+        if self.replica.is_leader:
+            renew(self.replica, lease_id, _unless_deposed(answered, elsewhere))
+        else:
+            elsewhere()
+
+
+def _unless_deposed(answered: Answered, elsewhere: Callable[[], None]) -> Answered:
+    """The answer of this member as the leader, or ``elsewhere`` if it is none any more
+    (etcd: ``ErrNotPrimary``)."""
+
+    def judged(answer: bytes | ApiError) -> None:
+        if isinstance(answer, ApiError) and answer in DEPOSED:
+            elsewhere()
+        else:
+            answered(answer)
+
+    return judged
 
 
 class KeepAliveHandler(StreamHandler):
