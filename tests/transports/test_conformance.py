@@ -23,6 +23,8 @@ from revstore_conformance.transport import (
     Harness,
     name_of,
 )
+from revstore_grpc.client import GrpcChannel
+from revstore_grpc.transport import GrpcTransport
 from revstore_grpcio.client import GrpcioClient
 from revstore_grpcio.transport import GrpcioTransport
 from revstore_tcp.client import TcpChannel
@@ -40,6 +42,33 @@ class GrpcioHarness:
 
     async def connect(self, server: ClientServer) -> Client:
         return GrpcioClient(server.addresses()[0])
+
+
+class GrpcHarness:
+    """Our own gRPC on a port of its own, called by itself."""
+
+    def transport(self) -> Transport:
+        return GrpcTransport()
+
+    def options(self) -> ServeOptions:
+        return ServeOptions(urls=["http://127.0.0.1:0"])
+
+    async def connect(self, server: ClientServer) -> Client:
+        return GrpcChannel(server.addresses()[0])
+
+
+class GrpcServerHarness(GrpcHarness):
+    """Our own gRPC called by grpcio."""
+
+    async def connect(self, server: ClientServer) -> Client:
+        return GrpcioClient(server.addresses()[0])
+
+
+class GrpcClientHarness(GrpcioHarness):
+    """grpcio called by our own gRPC."""
+
+    async def connect(self, server: ClientServer) -> Client:
+        return GrpcChannel(server.addresses()[0])
 
 
 class TcpHarness:
@@ -135,8 +164,15 @@ class DirectHarness:
 @pytest.mark.parametrize("check", CHECKS, ids=name_of)
 @pytest.mark.parametrize(
     "harness",
-    [GrpcioHarness(), TcpHarness(), DirectHarness()],
-    ids=["grpcio", "tcp", "inprocess"],
+    [
+        GrpcHarness(),
+        GrpcServerHarness(),
+        GrpcClientHarness(),
+        GrpcioHarness(),
+        TcpHarness(),
+        DirectHarness(),
+    ],
+    ids=["grpc", "grpc-grpcio", "grpcio-grpc", "grpcio", "tcp", "inprocess"],
 )
 def test_contract(harness: Harness, check: Check) -> None:
     """Every clause of the contract holds."""
