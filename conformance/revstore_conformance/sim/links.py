@@ -6,7 +6,7 @@ Rules of this file:
 2. A payload that arrives is one that was sent on this link, unchanged. On a connection
    (``Stream``) none arrives twice or out of order, and what it lost was at its end:
    contract of transports between members, P-01.
-3. Whoever hands a payload over may ask for its fate, and hears it once.
+3. Who is turned away tries again after a pause, or when the other side calls.
 """
 
 from __future__ import annotations
@@ -24,21 +24,14 @@ if TYPE_CHECKING:
     from revstore_conformance.sim.network import Network
 
 CONTRACT = "what arrives was sent"
-TELL_S = 1.0
-"""How late a sender learns the fate of what was lost without a trace."""
 PROBE_S = 5.0
 """A connection on which nothing passes is given up after this time."""
 RETRY_S = 0.2
 """Mean time until a cut connection tries its bytes again."""
 PAUSE_S = 0.1
 """Longest pause between two connections."""
-
-Told = Callable[[bool], None]
-"""Hears whether a payload arrived."""
-
-
-def nobody(arrived: bool) -> None:
-    """Nobody wants to know."""
+REFUSED_PAUSE_S = 2.0
+"""Pause of who was turned away."""
 
 
 class Receiver(Protocol):
@@ -48,16 +41,36 @@ class Receiver(Protocol):
         """Do something in the process, unless it has ended by then."""
         ...
 
+    def admits(self, sender: int, connection: Connection | None) -> bool:
+        """Whether a sender is listened to, in the process; else it is told so."""
+        ...
+
     def arrived(self, sender: int, lane: Lane, payload: bytes) -> None:
         """A payload, in the process."""
+        ...
+
+    def refused(self, member: int, reason: str) -> None:
+        """A member does not listen to this one, in the process."""
         ...
 
 
 class Link(Protocol):
     """What a process has towards one other member."""
 
-    def send(self, lane: Lane, payload: bytes, told: Told) -> bool:
+    def send(self, lane: Lane, payload: bytes) -> bool:
         """Put a payload on its way; False if it was dropped at once."""
+        ...
+
+    def refused(self) -> None:
+        """The other member does not listen: pause."""
+        ...
+
+    def hint(self) -> None:
+        """The other member called: no pause any more."""
+        ...
+
+    def close(self) -> None:
+        """Nothing more is sent; what is under way is lost."""
         ...
 
 
@@ -76,32 +89,51 @@ class Datagrams:
     def __init__(self, network: Network, way: tuple[int, int]) -> None:
         self._network = network
         self._way = way
+        self._paused_until = 0.0
+        self._closed = False
 
-    def send(self, lane: Lane, payload: bytes, told: Told) -> bool:
+    def send(self, lane: Lane, payload: bytes) -> bool:
         """See ``Link``."""
         network, profile = self._network, self._network.world.profile
         figures = network.world.figures
-        lost = network.is_cut(self._way)
-        if not lost and network.chance(profile.loss):
-            lost = True
-            figures["fault: message lost"] += 1
-        if lost:
-            network.world.loop.after(TELL_S, lambda: told(False))
+        if network.world.loop.now < self._paused_until:
+            return False
+        if network.is_cut(self._way):
             return True
-        self._send_one(lane, payload, told)
+        if network.chance(profile.loss):
+            figures["fault: message lost"] += 1
+            return True
+        self._send_one(lane, payload)
         if may_double(payload) and network.chance(profile.duplicates):
             figures["fault: message doubled"] += 1
-            self._send_one(lane, payload, nobody)
+            self._send_one(lane, payload)
         return True
 
-    def _send_one(self, lane: Lane, payload: bytes, told: Told) -> None:
+    def refused(self) -> None:
+        """See ``Link``."""
+        self._paused_until = self._network.world.loop.now + REFUSED_PAUSE_S
+
+    def hint(self) -> None:
+        """See ``Link``."""
+        self._paused_until = 0.0
+
+    def close(self) -> None:
+        """See ``Link``."""
+        self._closed = True
+
+    def _send_one(self, lane: Lane, payload: bytes) -> None:
         network, way = self._network, self._way
 
         def arrive() -> None:
-            receiver = None if network.is_cut(way) else network.receiver(way[1])
+            if self._closed or network.is_cut(way):
+                return
+            receiver = network.receiver(way[1])
             if receiver is not None:
-                receiver.post(lambda: receiver.arrived(way[0], lane, payload))
-            told(receiver is not None)
+                receiver.post(lambda: take(receiver))
+
+        def take(receiver: Receiver) -> None:
+            if receiver.admits(way[0], None):
+                receiver.arrived(way[0], lane, payload)
 
         network.world.loop.after(network.delay(way), arrive)
 
@@ -123,12 +155,10 @@ class Stream:
         self._connections: dict[Lane, Connection] = {}
         self._paused_until = dict.fromkeys(Lane, 0.0)
 
-    def send(self, lane: Lane, payload: bytes, told: Told) -> bool:
+    def send(self, lane: Lane, payload: bytes) -> bool:
         """See ``Link``."""
         network = self._network
         if network.world.loop.now < self._paused_until[lane]:
-            told(False)
-            self._broken()
             return False
         connection = self._connections.get(lane)
         if connection is None:
@@ -136,14 +166,28 @@ class Stream:
             connection.on_break = self._on_break
             self._connections[lane] = connection
             network.world.figures["connections made"] += 1
-        connection.send(payload, told)
+        connection.send(payload)
         return True
+
+    def refused(self) -> None:
+        """See ``Link``."""
+        until = self._network.world.loop.now + REFUSED_PAUSE_S
+        self._paused_until = dict.fromkeys(Lane, until)
+
+    def hint(self) -> None:
+        """See ``Link``."""
+        self._paused_until = dict.fromkeys(Lane, 0.0)
+
+    def close(self) -> None:
+        """See ``Link``."""
+        for connection in tuple(self._connections.values()):
+            connection.end()
 
     def _on_break(self, connection: Connection) -> None:
         network, lane = self._network, connection.lane
         del self._connections[lane]
-        pause = PAUSE_S * network.random.random()
-        self._paused_until[lane] = network.world.loop.now + pause
+        pause = network.world.loop.now + PAUSE_S * network.random.random()
+        self._paused_until[lane] = max(self._paused_until[lane], pause)
         self._broken()
 
 
@@ -163,7 +207,8 @@ class Connection:
         self._way = way
         self._framing = framing
         self._receiver: Receiver | None = None
-        self._sent: deque[tuple[bytes, Told]] = deque()
+        self._admitted = False
+        self._sent: deque[bytes] = deque()
         """What has not arrived yet."""
         self._pieces: deque[tuple[float, bytes]] = deque()
         """Bytes under way, and when they are due."""
@@ -171,9 +216,9 @@ class Connection:
         self._flush_wanted = self._moving = False
         self._stalled_since: float | None = None
 
-    def send(self, payload: bytes, told: Told) -> None:
+    def send(self, payload: bytes) -> None:
         """Queue a payload; it leaves with all else of this moment."""
-        self._sent.append((payload, told))
+        self._sent.append(payload)
         self._framing.add(payload)
         if not self._flush_wanted:
             self._flush_wanted = True
@@ -185,10 +230,8 @@ class Connection:
             return
         self.broken = True
         self._pieces.clear()
-        sent, self._sent = self._sent, deque()
+        self._sent.clear()
         self.on_break(self)
-        for _, told in sent:
-            told(False)
 
     def _flush(self) -> None:
         self._flush_wanted = False
@@ -265,6 +308,11 @@ class Connection:
         """Bytes are read by the receiving process."""
         if self.broken:
             return
+        if not self._admitted:
+            self._admitted = receiver.admits(self._way[0], self)
+            if not self._admitted:
+                self.end()
+                return
         try:
             payloads = self._framing.feed(piece)
         except TransportError as exc:
@@ -273,9 +321,10 @@ class Connection:
             self.end()
             return
         for payload in payloads:
-            sent, told = self._sent.popleft()
+            if self.broken:
+                return
+            sent = self._sent.popleft()
             if sent != payload:
                 text = f"{payload.hex()} was read where {sent.hex()} was sent"
                 raise self._network.world.violated(CONTRACT, text)
-            told(True)
             receiver.arrived(self._way[0], self.lane, payload)

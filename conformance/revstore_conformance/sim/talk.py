@@ -1,11 +1,11 @@
-"""What one process says to other members, and what it hears: bytes, both ways.
+"""The links of one process to the other members: the shell's own ``Peering`` on them.
 
 Rules of this file:
 
 1. It belongs to one start of a process; nothing of it reaches a later one.
-2. A message leaves as the bytes that the shell would send, and is understood from them.
-   That both are the same message is checked for some of them.
-3. A payload that begins with a zero byte is a call between members, not Raft's.
+2. What leaves are the bytes that the shell sends. That they say what was meant is
+   checked for some of them.
+3. Callbacks of the shell run in its process, and none inside a method that it called.
 """
 
 from __future__ import annotations
@@ -13,19 +13,29 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from revstore.interfaces.consensus import Message, MessageType
-from revstore.interfaces.peers import Lane
+from revstore.errors import TransportError
+from revstore.interfaces.consensus import Message
+from revstore.interfaces.peers import (
+    REMOVED,
+    Lane,
+    OutgoingStream,
+    Peers,
+    PeerStats,
+)
+from revstore.node.peering import CALL, Peering
 from revstore.node.replica import Replica
-from revstore.peer.calls import FIRST_BYTE
-from revstore.peer.codec import MessageEncoder, decode_message, lane_of
+from revstore.peer.codec import decode_message
 from revstore_conformance.sim.checkers import Promises
 from revstore_conformance.sim.disk import SimulatedWal
-from revstore_conformance.sim.links import Link, Told, nobody
+from revstore_conformance.sim.links import Connection, Link
 from revstore_conformance.sim.network import Network
+from revstore_conformance.sim.snapshots import Carrier
 
 ENCODING = "a message survives its encoding"
 CHECK_EVERY = 8
 """One message in so many is decoded by its sender and compared."""
+CALL_HEAD_BYTES = 10
+"""What stands before the name of a call; see ``revstore.peer.calls``."""
 
 
 class Process(Protocol):
@@ -38,75 +48,157 @@ class Process(Protocol):
         ...
 
 
-class Talk:
-    """The links of one process to all other members."""
+class Talk(Peers):
+    """See ``Peers``; streams are not simulated here."""
 
     def __init__(
-        self, process: Process, network: Network, replica: Replica, promises: Promises
+        self,
+        process: Process,
+        network: Network,
+        replica: Replica,
+        promises: Promises,
     ) -> None:
         self._process = process
         self._network = network
         self._world = network.world
         self._replica = replica
         self._promises = promises
-        self._encoder = MessageEncoder()
+        self._member = replica.member_id
         self._links: dict[int, Link] = {}
+        self._removed: set[int] = set()
+        self._arrivals: dict[tuple[int, Lane], Connection] = {}
         self._lost: set[int] = set()
+        self._message: Message | None = None
+        """What the payload that is handed over next should say."""
         self._sent = 0
         self._ended = False
-        network.join(replica.member_id, self)
-        replica.send = self.send
-        replica.send_call = self.send_call
+        self._peering = Peering(replica)
+        self._peering.use(self)
+        self.carrier = self._peering.carrier = Carrier(process, network, replica)
+        network.join(self._member, self)
+        replica.send = self._say
 
     def end(self) -> None:
         """The process has ended: it says and hears nothing more."""
         self._ended = True
-        self._network.leave(self._replica.member_id, self)
+        self._network.leave(self._member, self)
 
-    # ----- out
+    # ----- Peers
 
-    def send(self, messages: Sequence[Message]) -> None:
-        """See ``Replica.send``."""
+    def addresses(self) -> Sequence[str]:
+        """See ``Peers``."""
+        return ()
+
+    def set_peer(self, member: int, urls: Sequence[str]) -> None:
+        """See ``Peers``."""
+        self._removed.discard(member)
+        if member not in self._links:
+            self._links[member] = self._network.link(
+                self._member, member, lambda: self._unreachable(member)
+            )
+
+    def remove_peer(self, member: int) -> None:
+        """See ``Peers``."""
+        self._removed.add(member)
+        link = self._links.pop(member, None)
+        if link is not None:
+            link.close()
+        for (sender, _), connection in sorted(self._arrivals.items()):
+            if sender == member and not connection.broken:
+                connection.end()
+                self._refuse(member, REMOVED)
+
+    def send(self, to: int, lane: Lane, payload: bytes) -> bool:
+        """See ``Peers``."""
+        self._sent += 1
+        figures = self._world.figures
+        figures["messages sent"] += 1
+        if payload[:1] == CALL:
+            figures["calls between members"] += 1
+        elif self._sent % CHECK_EVERY == 0:
+            figures["checked: messages as bytes"] += 1
+            found = decode_message(payload)
+            if found != self._message:
+                text = f"{self._message} was sent and {found} would be read"
+                raise self._world.violated(ENCODING, text)
+        link = self._links.get(to)
+        taken = link is not None and not self._ended and link.send(lane, payload)
+        if not taken:
+            self._unreachable(to)
+        return taken
+
+    async def open_stream(self, to: int, meta: bytes) -> OutgoingStream:
+        """See ``Peers``."""
+        raise TransportError("the simulator has no streams")
+
+    def stats(self, member: int) -> PeerStats:
+        """See ``Peers``."""
+        return PeerStats()
+
+    async def close(self) -> None:
+        """See ``Peers``."""
+        self.end()
+
+    # ----- what comes
+
+    def post(self, action: Callable[[], None]) -> None:
+        """See ``Receiver``."""
+        if not self._ended:
+            self._process.run_here(action)
+
+    def admits(self, sender: int, connection: Connection | None) -> bool:
+        """See ``Receiver``."""
+        reason = REMOVED if sender in self._removed else self._peering.admit(sender)
+        if reason:
+            self._refuse(sender, reason)
+            return False
+        if connection is not None:
+            older = self._arrivals.get((sender, connection.lane))
+            self._arrivals[sender, connection.lane] = connection
+            if older is not None:
+                older.end()
+            link = self._links.get(sender)
+            if link is not None:
+                link.hint()
+        return True
+
+    def arrived(self, sender: int, lane: Lane, payload: bytes) -> None:
+        """See ``Receiver``."""
+        if self._world.tracing:
+            self._world.note(self._process.name, describe_payload(sender, payload))
+        self._peering.on_message(sender, lane, payload)
+
+    def refused(self, member: int, reason: str) -> None:
+        """A member turned this process away."""
+        link = self._links.get(member)
+        if link is not None:
+            link.refused()
+        self._peering.on_refused(member, reason)
+
+    # ----- inside
+
+    def _say(self, messages: Sequence[Message]) -> None:
+        """See ``Replica.send``: what leaves is looked at first."""
         if self._ended:
             return
-        replica = self._replica
-        assert isinstance(replica.wal, SimulatedWal)
+        wal = self._replica.wal
+        assert isinstance(wal, SimulatedWal)
         for message in messages:
-            self._promises.sends(self._process.name, message, replica.wal)
-            payload = self._encoder.encode(message)
-            self._sent += 1
-            if self._sent % CHECK_EVERY == 0:
-                self._check(message, payload)
-            told: Told = nobody
-            if message.type is MessageType.SNAP:
-                told = self._tell(message.to)
-            self._put(message.to, lane_of(message), payload, told)
+            self._promises.sends(self._process.name, message, wal)
+            self._message = message
+            self._peering.send((message,))
 
-    def send_call(self, member: int, payload: bytes) -> bool:
-        """See ``Replica.send_call``."""
-        if self._ended:
-            return False
-        self._world.figures["calls between members"] += 1
-        return self._put(member, Lane.CONTROL, payload, nobody)
+    def _refuse(self, member: int, reason: str) -> None:
+        """Turn a member away; what says so takes its time as everything does."""
+        network, own = self._network, self._member
+        self._world.figures["members turned away"] += 1
 
-    def _put(self, to: int, lane: Lane, payload: bytes, told: Told) -> bool:
-        self._world.figures["messages sent"] += 1
-        link = self._links.get(to)
-        if link is None:
+        def arrive() -> None:
+            receiver = network.receiver(member)
+            if receiver is not None and not network.is_cut((own, member)):
+                receiver.post(lambda: receiver.refused(own, reason))
 
-            def broken() -> None:
-                self._unreachable(to)
-
-            link = self._network.link(self._replica.member_id, to, broken)
-            self._links[to] = link
-        return link.send(lane, payload, told)
-
-    def _check(self, message: Message, payload: bytes) -> None:
-        self._world.figures["checked: messages as bytes"] += 1
-        found = decode_message(payload)
-        if found != message:
-            text = f"{message} was sent and {found} would be read"
-            raise self._world.violated(ENCODING, text)
+        self._world.loop.after(network.delay((own, member)), arrive)
 
     def _unreachable(self, member: int) -> None:
         """Messages were lost; said once for all that were lost together."""
@@ -116,45 +208,16 @@ class Talk:
 
         def say() -> None:
             self._lost.discard(member)
-            if not self._replica.stopped:
-                self._replica.consensus.report_unreachable(member)
-                self._replica.pump()
+            self._peering.on_unreachable(member)
 
         self._process.run_here(say)
 
-    def _tell(self, member: int) -> Told:
-        """Consensus hears whether its snapshot arrived."""
 
-        def told(arrived: bool) -> None:
-            if not self._ended:
-                self._process.run_here(lambda: say(arrived))
-
-        def say(arrived: bool) -> None:
-            if not self._replica.stopped:
-                self._replica.consensus.report_snapshot(member, arrived)
-                self._replica.pump()
-
-        return told
-
-    # ----- in
-
-    def post(self, action: Callable[[], None]) -> None:
-        """See ``Receiver``."""
-        if not self._ended:
-            self._process.run_here(action)
-
-    def arrived(self, sender: int, lane: Lane, payload: bytes) -> None:
-        """See ``Receiver``."""
-        if payload[0] == FIRST_BYTE:
-            if self._world.tracing:
-                text = f"<- call of {sender:x}: {payload[10:60]!r}"
-                self._world.note(self._process.name, text)
-            self._replica.receive_call(sender, payload)
-            return
-        message = decode_message(payload)
-        if self._world.tracing:
-            self._world.note(self._process.name, describe(message))
-        self._replica.receive((message,))
+def describe_payload(sender: int, payload: bytes) -> str:
+    """What arrives, on one line."""
+    if payload[:1] == CALL:
+        return f"<- call of {sender:x}: {payload[CALL_HEAD_BYTES:60]!r}"
+    return describe(decode_message(payload))
 
 
 def describe(message: Message) -> str:

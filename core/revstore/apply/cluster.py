@@ -1,7 +1,9 @@
 """The replicated membership: who belongs to the cluster, and who never may again.
 
 Rows of the keyspace "cluster": ``m`` + member id -> membershippb.Member; ``r`` +
-member id -> nothing, the tombstone of a removed member; ``conf`` -> raftpb.ConfState;
+member id -> nothing, the tombstone of a removed member; ``l`` + member id -> the
+membershippb.Member of a removed one that decides until a joint phase is over, and must
+be reached until then; ``conf`` -> raftpb.ConfState;
 ``version`` -> the cluster version; ``downgrade`` -> the version to go back to, while a
 downgrade is running.
 """
@@ -25,6 +27,7 @@ from revstore.proto import membership_pb2, raft_pb2, rpc_pb2
 from revstore.types import ConfState, Entry, EntryType
 
 MEMBER, REMOVED, CONF, VERSION = b"m", b"r", b"conf", b"version"
+LEAVING = b"l"
 DOWNGRADE = b"downgrade"
 
 
@@ -127,13 +130,18 @@ class Cluster:
         rows = self._store.system_scan(tables.CLUSTER, MEMBER, b"n")
         return [membership_pb2.Member.FromString(value) for _, value in rows]
 
+    def leaving(self) -> list[membership_pb2.Member]:
+        """The removed ones that decide until the joint phase is over, by id."""
+        rows = self._store.system_scan(tables.CLUSTER, LEAVING, MEMBER)
+        return [membership_pb2.Member.FromString(value) for _, value in rows]
+
     def member(self, member_id: int) -> membership_pb2.Member | None:
         """One member, None if it is unknown or removed."""
         row = self._store.system_get(tables.CLUSTER, MEMBER + pack(">Q", member_id))
         return None if row is None else membership_pb2.Member.FromString(row)
 
     def is_removed(self, member_id: int) -> bool:
-        """Whether the id belonged to a member that was removed."""
+        """Whether the id belonged to a member that was removed; it may be leaving."""
         key = REMOVED + pack(">Q", member_id)
         return self._store.system_get(tables.CLUSTER, key) is not None
 
@@ -166,6 +174,10 @@ class Cluster:
         )
         row = message.SerializeToString()
         self._store.system_put(tables.CLUSTER, CONF, row)
+        for member in self.leaving():
+            if member.ID not in conf.voters_outgoing:
+                key = LEAVING + pack(">Q", member.ID)
+                self._store.system_delete(tables.CLUSTER, key)
 
     def refusal(self, change: ConfChange) -> ApiError | None:
         """Why a committed change does not fit the membership it meets, or None.
@@ -255,6 +267,10 @@ class Cluster:
 
     def _remove(self, member_id: int) -> None:
         packed = pack(">Q", member_id)
+        row = self._store.system_get(tables.CLUSTER, MEMBER + packed)
+        if row is not None:
+            # Forgotten in ``set_conf_state``, at once if there is no joint phase.
+            self._store.system_put(tables.CLUSTER, LEAVING + packed, row)
         self._store.system_delete(tables.CLUSTER, MEMBER + packed)
         self._store.system_put(tables.CLUSTER, REMOVED + packed, b"")
 

@@ -101,8 +101,7 @@ class AsyncNode:
             raise
         try:
             if peers is not None:
-                initial = {} if joining is None else joining.members
-                node.peering = await Peering.join(node.replica, peers, chosen, initial)
+                node.peering = await Peering.join(node.replica, peers, chosen)
             node._tick()
             await node._until_serving()
             if settings.initial_corrupt_check:

@@ -183,8 +183,12 @@ class Membership:
         # until the phase has ended.
         leaving = replica.member_id in conf.voters_outgoing
         if replica.cluster.is_removed(replica.member_id) and not leaving:
-            timeout = replica.settings.election_timeout_s
-            replica.was_removed(REMOVED_STAYS_TIMEOUTS * timeout)
+            self.was_removed()
+
+    def was_removed(self) -> None:
+        """This member does not belong to the cluster any more; it stops after a while."""
+        timeout = self._replica.settings.election_timeout_s
+        self._replica.was_removed(REMOVED_STAYS_TIMEOUTS * timeout)
 
     # ----- leadership
 

@@ -3,15 +3,16 @@
 Rules of this file:
 
 1. Whom this member talks to follows the applied membership; before that is known, the
-   members that it was started with.
+   members that it joined. Whoever leaves through a joint phase decides until its end.
 2. A member that was removed is turned away with ``REMOVED``; whoever hears that word
-   stops (etcd: "the member has been permanently removed from the cluster").
+   stops (etcd: "the member has been permanently removed from the cluster"), but not at
+   once: others that have not heard of its removal may still need it.
 3. Everything here runs on the loop, and nothing decides: consensus and replica do.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from random import Random
 from typing import Protocol
 
@@ -66,10 +67,8 @@ class Carrier(Protocol):
 class Peering(PeerHandler):
     """The links of one replica; made by ``Peering.join``."""
 
-    def __init__(self, replica: Replica, initial: Mapping[int, Sequence[str]]) -> None:
-        """``initial`` are the peer URLs of the members it starts with, by id."""
+    def __init__(self, replica: Replica) -> None:
         self._replica = replica
-        self._initial = dict(initial)
         self._known: set[int] = set()
         self._encoder = MessageEncoder()
         self._peers: Peers | None = None
@@ -83,7 +82,6 @@ class Peering(PeerHandler):
         replica: Replica,
         settings: PeerSettings,
         random: Random,
-        initial: Mapping[int, Sequence[str]],
     ) -> Peering:
         """Listen for the other members and call them.
 
@@ -91,7 +89,7 @@ class Peering(PeerHandler):
             ConfigError: an address or a certificate cannot be used, or pyarrow is missing.
         """
         require_arrow()
-        found = cls(replica, initial)
+        found = cls(replica)
         options = PeerOptions(
             cluster_id=replica.cluster_id,
             member_id=replica.member_id,
@@ -147,10 +145,10 @@ class Peering(PeerHandler):
         cluster, own = self._replica.cluster, self._replica.member_id
         wanted = {
             member: urls
-            for member, urls in self._initial.items()
+            for member, urls in self._replica.joined.items()
             if not cluster.is_removed(member)
         }
-        for member in cluster.members():
+        for member in (*cluster.members(), *cluster.leaving()):
             wanted[member.ID] = list(member.raft_attributes.peer_urls)
         wanted.pop(own, None)
         for gone in self._known - wanted.keys():
@@ -220,11 +218,15 @@ class Peering(PeerHandler):
         """See ``PeerHandler`` and rule 2."""
         LOG.warn("refused by a member", member=f"{member:x}", reason=reason)
         if reason == REMOVED:
-            self._replica.was_removed(0.0)
+            self._replica.membership.was_removed()
 
     def admit(self, member: int) -> str:
         """See ``PeerHandler`` and rule 2."""
-        return REMOVED if self._replica.cluster.is_removed(member) else ""
+        cluster = self._replica.cluster
+        if not cluster.is_removed(member):
+            return ""
+        leaving = any(member == one.ID for one in cluster.leaving())
+        return "" if leaving else REMOVED
 
     def on_question(self, question: bytes) -> bytes:
         """Who the members are, for one that wants to join."""
