@@ -36,7 +36,7 @@ from revstore_conformance.transport import (
 )
 from revstore_grpcio.addresses import parse_listen_url
 from revstore_grpcio.calls import CLIENT_NAME_KEY
-from revstore_grpcio.client import GrpcioClient
+from revstore_grpcio.client import GrpcioClient, _api_error
 from revstore_grpcio.plugin import CAPABILITIES, make, revstore_register_transport
 from revstore_grpcio.transport import GrpcioTransport, _channel_options
 
@@ -459,3 +459,14 @@ def test_bad_certificates(
         assert reason in message
 
     run(check())
+
+
+def test_a_connection_that_breaks_is_no_internal_error() -> None:
+    """grpcio's "Internal error from Core" is its own word for a broken connection; a
+    client that took it for the server's would not try another member."""
+    from grpc.aio import AioRpcError, Metadata
+
+    error = AioRpcError(
+        grpc.StatusCode.INTERNAL, Metadata(), Metadata(), "Internal error from Core"
+    )
+    assert _api_error(error).code == grpc.StatusCode.UNAVAILABLE.value[0]

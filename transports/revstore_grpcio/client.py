@@ -37,8 +37,18 @@ _FAILED = grpc.ChannelConnectivity.TRANSIENT_FAILURE
 _DEADLINE_EXCEEDED = grpc.StatusCode.DEADLINE_EXCEEDED.value[0]
 
 
+_BROKEN = "Internal error from Core"
+"""What grpcio says, as INTERNAL, when a call is begun while its connection breaks. No
+server has sent it."""
+
+
 def _api_error(error: grpc.aio.AioRpcError) -> ApiError:
-    return ApiError(error.code().value[0], error.details() or "")
+    details = error.details() or ""
+    if details == _BROKEN:
+        return ApiError(
+            grpc.StatusCode.UNAVAILABLE.value[0], f"connection lost: {details}"
+        )
+    return ApiError(error.code().value[0], details)
 
 
 def _pairs(metadata: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
