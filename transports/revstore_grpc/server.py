@@ -41,6 +41,7 @@ from revstore_grpc.limits import (
     STREAM_QUEUE_BYTES_RESUME,
 )
 from revstore_grpc.link import Link
+from revstore_http2.codes import PREFACE
 from revstore_http2.events import (
     Cancelled,
     Drained,
@@ -127,6 +128,9 @@ class ServerLink(Link):
         self.streams: dict[int, GrpcStream] = {}
         self.drained: asyncio.Future[None] = loop.create_future()
         self._http1: Http1 | None = None
+        self._unheard = len(PREFACE)
+        """Bytes to come before it is clear which protocol the client speaks; nothing is
+        said before, for it would be nonsense to one that speaks HTTP/1.1."""
         self._client_name = ""
         """Common name of a verified client certificate."""
         self._time: Callable[[], float] = loop.time
@@ -175,6 +179,11 @@ class ServerLink(Link):
                             self._set_deadline(expires)
             else:
                 self.on_event(event)
+        if self._unheard > 0:
+            self._unheard -= len(data)
+            if self._unheard > 0:
+                self.awake = False
+                return
         self.flush()
         if self._paused and self.connection.queued_bytes > OUTPUT_BYTES_MAX:
             self._choke()
