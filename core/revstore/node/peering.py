@@ -43,6 +43,9 @@ LOG = logs.get(__name__)
 
 CALL = bytes((FIRST_BYTE,))
 
+SMALL_CALL_BYTES = 64 * 1024
+"""Longer calls and answers wait with the entries, so that votes need not."""
+
 ASK_MEMBERS = b"members"
 """The question to which the answer is an etcdserverpb.MemberListResponse."""
 
@@ -177,7 +180,8 @@ class Peering(PeerHandler):
 
     def send_call(self, member: int, payload: bytes) -> bool:
         """Hand a call of one member to another to its link. Raises: nothing."""
-        return self.peers.send(member, Lane.CONTROL, payload)
+        lane = Lane.CONTROL if len(payload) <= SMALL_CALL_BYTES else Lane.LOG
+        return self.peers.send(member, lane, payload)
 
     # ----- in
 
