@@ -423,7 +423,7 @@ class Connection(Control):
             limits.keepalive_interval_s
             and self._begun
             and now >= self._now + limits.keepalive_interval_s
-            and (self._streams or limits.keepalive_idle)
+            and (self.open_streams or limits.keepalive_idle)
         ):
             self._ping_sent = now
             self._out.append(frames.ping(KEEPALIVE_PING, ack=False))

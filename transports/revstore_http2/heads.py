@@ -63,7 +63,7 @@ class PlainHead(msgspec.Struct, frozen=True):
 class KnownHead:
     """What was found; exactly one of the first four is set."""
 
-    __slots__ = ("content_length", "fault", "head", "plain", "quick", "refusal")
+    __slots__ = ("call", "content_length", "fault", "head", "plain", "quick", "refusal")
 
     def __init__(
         self,
@@ -79,6 +79,8 @@ class KnownHead:
         self.refusal = refusal
         self.plain = plain
         self.head = head
+        self.call: Any = head
+        """The same, for those who know already that it is one."""
         self.content_length = content_length
         self.quick = head is not None and head.route.single and content_length is None
         """Whether a call may be taken without a state of its own."""

@@ -24,6 +24,8 @@ from revstore_http2.codes import (
     PREFACE,
     STREAM_ID_MAX,
     ErrorCode,
+    Flag,
+    FrameType,
     Setting,
     Status,
 )
@@ -56,6 +58,8 @@ from revstore_http2.responses import (
 from revstore_http2.stream import Stream
 
 _MESSAGE_DATA_BYTES = FRAME_HEADER_BYTES + MESSAGE_PREFIX_BYTES
+_DATA, _HEADERS = int(FrameType.DATA), int(FrameType.HEADERS)
+_END_STREAM, _END_HEADERS = int(Flag.END_STREAM), int(Flag.END_HEADERS)
 
 
 class _Trailers(msgspec.Struct, frozen=True):
@@ -97,9 +101,18 @@ class ServerConnection(Connection):
         self._draining = False
         self._preface_seen = False
         self._quick_max = 0
+        self._fresh: dict[int, tuple[KnownHead, float | None]] = {}
+        """Calls with one message of which only the head has come."""
+        limits = self.limits
+        self._word_max = limits.frame_bytes_max << 8 | 0xFF
+        """Length and type of the largest frame that is taken."""
+        self._quick_word_max = (
+            min(limits.frame_bytes_max, limits.message_bytes_max + 5) << 8
+        )
+        """The same of DATA with a whole message."""
         settings: list[tuple[int, int]] = []
-        if self.limits.tell_streams_max:
-            settings.append((Setting.MAX_CONCURRENT_STREAMS, self.limits.streams_max))
+        if limits.tell_streams_max:
+            settings.append((Setting.MAX_CONCURRENT_STREAMS, limits.streams_max))
         self._first_output(settings)
 
     # What the shell does.
@@ -240,71 +253,97 @@ class ServerConnection(Connection):
     def _take_frames(self, data: bytes, position: int) -> int:
         size = len(data)
         unpack, unpack_message = HEADER.unpack_from, MESSAGE_HEADER.unpack_from
-        decoder, pending, streams = self._decoder, self.pending, self._streams
-        decode = decoder.decode
-        limits = self.limits
-        word_max = limits.frame_bytes_max << 8 | 0xFF
-        quick_max = min(limits.frame_bytes_max, limits.message_bytes_max + 5) << 8
-        streams_max = self._streams_max
-        received = opened = 0
+        decoder, pending = self._decoder, self.pending
+        decode, streams, fresh = decoder.decode, self._streams, self._fresh
+        word_max, quick_max = self._word_max, self._quick_word_max
+        received = 0
         while size - position >= FRAME_HEADER_BYTES:
             word, flags, stream_id = unpack(data, position)
             start = position + FRAME_HEADER_BYTES
-            end = start + (word >> 8)
-            if end > size or word > word_max:
+            position = start + (word >> 8)
+            if position > size or word > word_max:
                 self._check_length(word >> 8)
+                position = start - FRAME_HEADER_BYTES
                 break
-            position = end
+            kind = word & 0xFF
             if (
-                word & 0xFF == 1
-                and flags == 4
+                kind == _HEADERS
+                and flags == _END_HEADERS
                 and self._last_stream < stream_id <= STREAM_ID_MAX
                 and stream_id & 1
             ):
                 try:
-                    headers = decode(data[start:end])
+                    headers = decode(data[start:position])
                 except HeaderListTooLargeError:
                     self._open(stream_id, None, False)
                     continue
                 known = headers.memo or self._know(headers)
-                if known.quick and size - end >= _MESSAGE_DATA_BYTES:
-                    word, flags, other, compressed, length = unpack_message(data, end)
-                    tail = end + _MESSAGE_DATA_BYTES + length
+                apart = decoder.apart
+                timeout = None if apart is None else timeout_seconds(apart)
+                if (
+                    not known.quick
+                    or (timeout is not None and timeout < 0)
+                    or len(streams) + len(fresh) >= self._streams_max
+                ):
+                    self._open(stream_id, known, False)
+                    continue
+                self._last_stream = stream_id
+                self._opened += 1
+                if size - position >= _MESSAGE_DATA_BYTES:
+                    word, flags, other, compressed, length = unpack_message(
+                        data, position
+                    )
+                    body = position + _MESSAGE_DATA_BYTES
+                    end = body + length
                     if (
                         other == stream_id
-                        and flags == 1
+                        and flags == _END_STREAM
                         and not compressed
                         and word == length + MESSAGE_PREFIX_BYTES << 8 <= quick_max
-                        and tail <= size
-                        and len(streams) < streams_max
+                        and end <= size
                     ):
-                        apart = decoder.apart
-                        timeout = None if apart is None else timeout_seconds(apart)
-                        if timeout is None or timeout >= 0:
-                            self._last_stream = stream_id
-                            streams[stream_id] = None
-                            received += length + MESSAGE_PREFIX_BYTES
-                            opened += 1
-                            pending.append(
-                                Request(
-                                    stream_id,
-                                    known.head,  # type: ignore[arg-type]  # quick
-                                    timeout,
-                                    data[end + _MESSAGE_DATA_BYTES : tail],
-                                )
-                            )
-                            position = tail
-                            continue
-                self._open(stream_id, known, False)
+                        position = end
+                        received += length + MESSAGE_PREFIX_BYTES
+                        streams[stream_id] = None
+                        pending.append(
+                            Request(stream_id, known.call, timeout, data[body:end])
+                        )
+                        continue
+                fresh[stream_id] = known, timeout
                 continue
-            self._take_frame(
-                word & 0xFF, flags, stream_id & STREAM_ID_MAX, data[start:end]
-            )
-            if self._block_stream:
-                break
+            stream_id &= STREAM_ID_MAX
+            if stream_id not in fresh or not self._take_message_of(
+                stream_id, kind, flags, data, start, position
+            ):
+                self._take_frame(kind, flags, stream_id, data[start:position])
+                if self._block_stream:
+                    break
         self._received += received
-        self._opened += opened
         return position
+
+    def _take_message_of(
+        self, stream_id: int, kind: int, flags: int, data: bytes, start: int, end: int
+    ) -> bool:
+        """A frame for a call of which only the head is there; whether that was all.
+
+        If it is not the whole message in one piece, the call gets a state.
+        """
+        known, timeout = self._fresh.pop(stream_id)
+        size = end - start
+        if (
+            kind == _DATA
+            and flags == _END_STREAM
+            and MESSAGE_PREFIX_BYTES <= size <= self._quick_word_max >> 8
+            and int.from_bytes(data[start : start + MESSAGE_PREFIX_BYTES], "big")
+            == size - MESSAGE_PREFIX_BYTES
+        ):
+            self._received += size
+            self._streams[stream_id] = None
+            message = data[start + MESSAGE_PREFIX_BYTES : end]
+            self.pending.append(Request(stream_id, known.call, timeout, message))
+            return True
+        self._start(stream_id, known, timeout)
+        return False
 
     def _know(self, headers: Headers) -> KnownHead:
         known = read_head(headers.fields, self._route, self.limits.plain_http)
@@ -354,38 +393,41 @@ class ServerConnection(Connection):
             if known.fault:
                 reason = f"malformed request: {known.fault} (8.1.1)"
                 raise StreamFault(stream_id, ErrorCode.PROTOCOL_ERROR, reason)
-            if len(self._streams) >= self._streams_max:
+            if self.open_streams >= self._streams_max:
                 reason = f"more than {self._streams_max} streams at once (5.1.2)"
                 raise StreamFault(stream_id, ErrorCode.REFUSED_STREAM, reason)
             if known.refusal is not None:
                 self._refuse_head(stream_id, known.refusal, end)
                 return
-            self._start(stream_id, known, end)
+            apart = self._decoder.apart
+            timeout = None if apart is None else timeout_seconds(apart)
+            if timeout is not None and timeout < 0 and known.head is not None:
+                shown = (apart or b"").decode("latin-1")
+                text = f"malformed grpc-timeout: {shown!r}"
+                refusal = Refusal(400, Status.INTERNAL, text)
+                self._refuse_head(stream_id, refusal, end)
+                return
+            stream = self._start(stream_id, known, timeout)
+            if end:
+                self._take_data(stream, b"", True)
         except StreamFault as fault:
             self._stream_fault(fault)
 
-    def _start(self, stream_id: int, known: KnownHead, end: bool) -> None:
-        apart = self._decoder.apart
-        timeout = None if apart is None else timeout_seconds(apart)
-        head = known.head
-        if timeout is not None and timeout < 0 and head is not None:
-            shown = (apart or b"").decode("latin-1")
-            text = f"malformed grpc-timeout: {shown!r}"
-            self._refuse_head(stream_id, Refusal(400, Status.INTERNAL, text), end)
-            return
+    def _start(self, stream_id: int, known: KnownHead, timeout: float | None) -> Stream:
+        """Give a call a state, and tell the shell if it may have many messages."""
         stream = Stream(stream_id, self._peer_window, self.limits.stream_window_bytes)
         stream.attached = known
         stream.timeout_s = timeout
         stream.left = known.content_length
         self._streams[stream_id] = stream
+        head = known.head
         if head is not None:
             stream.single = head.route.single
             stream.compressed = head.compressed
             if not stream.single:
                 stream.given = True
                 self.pending.append(StreamStarted(stream_id, head, timeout))
-        if end:
-            self._take_data(stream, b"", True)
+        return stream
 
     def _refuse_head(self, stream_id: int, refusal: Refusal, end: bool) -> None:
         """Answer a request by its head alone."""
@@ -435,12 +477,11 @@ class ServerConnection(Connection):
         stream.message = None
         stream.given = True
         known: KnownHead = stream.attached
-        assert known.head is not None
         stream_id = stream.stream_id
         if stream.send_window == self._peer_window:
             # Nothing is left to remember: the answer may go the short way.
             self._streams[stream_id] = None
-        self.pending.append(Request(stream_id, known.head, stream.timeout_s, message))
+        self.pending.append(Request(stream_id, known.call, stream.timeout_s, message))
 
     def _call_fault(self, stream: Stream, fault: CallFault) -> None:
         if stream.ending is not None:
@@ -501,12 +542,17 @@ class ServerConnection(Connection):
 
     # The connection.
 
+    @property
+    def open_streams(self) -> int:
+        """Calls that are not over. Raises: nothing."""
+        return len(self._streams) + len(self._fresh)
+
     def _idle(self, stream_id: int) -> bool:
         return stream_id > self._last_stream or not stream_id & 1
 
     def _check_ping(self) -> None:
         answered, self._sent_mark = self._sent_mark, False
-        if not self._pings.allows(self._now, not self._streams, answered):
+        if not self._pings.allows(self._now, not self.open_streams, answered):
             raise ConnectionFault(
                 ErrorCode.ENHANCE_YOUR_CALM, "too_many_pings", hostile=True
             )
@@ -521,8 +567,12 @@ class ServerConnection(Connection):
         self._stream_closed()
 
     def _stream_closed(self) -> None:
-        if self._draining and self._drain_deadline is None and not self._streams:
+        if self._draining and self._drain_deadline is None and not self.open_streams:
             self._drop_all()
+
+    def _drop_all(self) -> None:
+        self._fresh.clear()
+        super()._drop_all()
 
     def _deadlines(self) -> Iterator[float]:
         yield from super()._deadlines()
