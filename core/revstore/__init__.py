@@ -17,6 +17,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from revstore.embedded.events import WatchCanceled
     from revstore.embedded.lease import Lease
     from revstore.embedded.store import EmbeddedStore
     from revstore.embedded.store import open_store as open
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
         WatchEvent,
         prefix_end,
     )
-    from revstore.embedded.watch import WatchCanceled, Watcher
+    from revstore.embedded.watch import Watcher
     from revstore.errors import ApiError, RevstoreError
 
 _HOMES = {
@@ -52,7 +53,7 @@ _HOMES = {
     "RevstoreError": "revstore.errors",
     "Txn": "revstore.embedded.txn",
     "TxnResult": "revstore.embedded.values",
-    "WatchCanceled": "revstore.embedded.watch",
+    "WatchCanceled": "revstore.embedded.events",
     "WatchEvent": "revstore.embedded.values",
     "Watcher": "revstore.embedded.watch",
     "open": "revstore.embedded.store",

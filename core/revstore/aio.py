@@ -17,6 +17,7 @@ from typing import Any, Self
 from revstore.api import errors
 from revstore.api.replica import Tag
 from revstore.apply import validate
+from revstore.embedded.events import WatchCanceled, decode_event
 from revstore.embedded.lease import TTL_MAX_S
 from revstore.embedded.requests import (
     delete_request,
@@ -41,7 +42,7 @@ from revstore.embedded.values import (
     make_span,
     to_bytes,
 )
-from revstore.embedded.watch import ResponseQueue, WatchCanceled, decode_event
+from revstore.embedded.watch import ResponseQueue
 from revstore.errors import ApiError, Unavailable, UsageError
 from revstore.node.aio import AsyncNode
 from revstore.node.replica import Replica

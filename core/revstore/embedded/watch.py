@@ -8,46 +8,16 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 
+from revstore.embedded.events import WatchCanceled, decode_event
 from revstore.embedded.shell import EmbeddedShell
-from revstore.embedded.values import EventType, KeyValue, WatchEvent
-from revstore.errors import RevstoreError
-from revstore.proto import kv_pb2, rpc_pb2
+from revstore.embedded.values import WatchEvent
+from revstore.proto import rpc_pb2
 from revstore.watch.stream import WatchStream
 
 QUEUE_MAX = 1_000
 """Responses that may wait for a slow reader; the rest is read from history later."""
 QUEUE_BYTES_MAX = 4 << 20
 """The same in bytes: a response of history alone can have a megabyte."""
-
-
-class WatchCanceled(RevstoreError):  # noqa: N818 - etcd's own word
-    """The watch ended: its start was compacted, or it was refused.
-
-    ``compact_revision`` is not 0 if the events wanted are compacted; start again at
-    that revision or later.
-    """
-
-    def __init__(self, reason: str, compact_revision: int = 0) -> None:
-        super().__init__(reason)
-        self.compact_revision = compact_revision
-
-
-def decode_event(event: kv_pb2.Event) -> WatchEvent:
-    """An event of the API as a value."""
-    prev = _pair(event.prev_kv) if event.HasField("prev_kv") else None
-    kind = EventType.DELETE if event.type == kv_pb2.Event.DELETE else EventType.PUT
-    return WatchEvent(kind, _pair(event.kv), prev)
-
-
-def _pair(pair: kv_pb2.KeyValue) -> KeyValue:
-    return KeyValue(
-        pair.key,
-        pair.value,
-        pair.create_revision,
-        pair.mod_revision,
-        pair.version,
-        pair.lease,
-    )
 
 
 class ResponseQueue:
