@@ -250,6 +250,9 @@ class Control(Intake):
         for key, value in frames.read_settings(payload):
             _check_setting(key, value)
             found[key] = value
+        # DATA that uses new room must not come before the word that it is known: grpc's
+        # C core counts by the old settings until it is acknowledged.
+        self._answer_control(frames.SETTINGS_ACK)
         for key, value in found.items():
             if key == Setting.INITIAL_WINDOW_SIZE:
                 self._move_windows(value)
@@ -258,7 +261,6 @@ class Control(Intake):
             else:
                 self._setting_changed(key, value)
         self._set_quick()
-        self._answer_control(frames.SETTINGS_ACK)
         self._pump()
 
     def _move_windows(self, value: int) -> None:
