@@ -68,10 +68,10 @@ class OutboundLink:
         self._channel = await open_channel(address, owner.calling)
         call: Any = self._channel.stream_stream(LANE_PATH)(metadata=self._hello())
         self._call = call
-        metadata = await call.initial_metadata()
-        if call.done():
-            raise error_of(await call.code(), await call.details())
-        self._check(metadata)
+        try:
+            await self._welcomed(call)
+        except grpc.aio.AioRpcError as error:
+            raise error_of(error.code(), error.details()) from error
         self._writer = self._loop.create_task(self._write_out())
 
     async def read_in(self) -> None:
@@ -112,7 +112,7 @@ class OutboundLink:
         """Start a stream. Raises: nothing."""
         call: Any = self._channel.stream_stream(STREAM_PATH)(metadata=self._hello())
         found = GrpcioOutgoingStream(
-            call, self._lane.peer.member, meta, self._check, self._streams.discard
+            call, self._lane.peer.member, meta, self._welcomed, self._streams.discard
         )
         self._streams.add(found)
         return found
@@ -166,7 +166,17 @@ class OutboundLink:
         )
         return write_hello(hello)
 
-    def _check(self, metadata: Any) -> None:
+    async def _welcomed(self, call: Any) -> None:
+        """Wait until the right member has let a call in.
+
+        Raises:
+            ProtocolError: another member answered.
+            AioRpcError: the call was refused or failed.
+        """
+        metadata = dict(await call.initial_metadata())
+        if not metadata or call.done():
+            # A refusal has no welcome; its status may come a moment later.
+            await call.read()
         peer = self._lane.peer
         check_welcome(metadata, peer.owner.options.cluster_id, peer.member)
 

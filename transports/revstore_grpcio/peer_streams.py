@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import grpc
@@ -46,14 +46,14 @@ class GrpcioOutgoingStream(OutgoingStream):
         call: Any,
         member: int,
         meta: bytes,
-        check: Callable[[Any], None],
+        welcomed: Callable[[Any], Awaitable[None]],
         forget: Callable[[GrpcioOutgoingStream], None],
     ) -> None:
         loop = asyncio.get_running_loop()
         self._loop = loop
         self._call = call
         self._member = member
-        self._check_welcome = check
+        self._welcomed = welcomed
         self._forget = forget
         self._outbox = Outbox()
         self._credit = 0
@@ -146,7 +146,7 @@ class GrpcioOutgoingStream(OutgoingStream):
 
     async def _read_in(self) -> None:
         try:
-            self._check_welcome(await self._call.initial_metadata())
+            await self._welcomed(self._call)
             while not self._verdict.done():
                 data = await self._call.read()
                 if data is grpc.aio.EOF:

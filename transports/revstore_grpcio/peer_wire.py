@@ -13,7 +13,7 @@ Rules of this file:
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Annotated, TypeVar
 
 import grpc
@@ -144,7 +144,7 @@ def _read(decoder: msgspec.msgpack.Decoder[Frame], data: bytes) -> Frame:
         )
     try:
         return decoder.decode(data)
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise ProtocolError(f"no frame of the protocol: {error}") from error
     except RecursionError as error:
         raise ProtocolError("no frame of the protocol: nested too deep") from error
@@ -318,12 +318,11 @@ def write_welcome(cluster_id: int, member_id: int) -> Metadata:
 
 
 def check_welcome(
-    metadata: Iterable[tuple[str, str | bytes]], cluster_id: int, member_id: int
+    metadata: Mapping[str, str | bytes], cluster_id: int, member_id: int
 ) -> None:
     """Raises: ProtocolError: another member answered than was called."""
-    found = dict(metadata)
-    cluster = _number(found, "revstore-cluster-id")
-    member = _number(found, "revstore-member-id")
+    cluster = _number(metadata, "revstore-cluster-id")
+    member = _number(metadata, "revstore-member-id")
     if (cluster, member) != (cluster_id, member_id):
         raise ProtocolError(
             f"member {member_id:x} of cluster {cluster_id:x} was called, "
@@ -331,7 +330,7 @@ def check_welcome(
         )
 
 
-def _number(found: dict[str, str | bytes], name: str) -> int:
+def _number(found: Mapping[str, str | bytes], name: str) -> int:
     text = found.get(name)
     try:
         if not isinstance(text, str) or len(text) > 16:

@@ -1,0 +1,166 @@
+"""What the tests of members over gRPC share: members, and raw calls from and to them."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from typing import Any
+from urllib.parse import urlsplit
+
+import grpc
+import grpc.aio
+
+from revstore.interfaces.peers import Lane
+from revstore_conformance.peers_harness import (
+    DEFAULT_CLUSTER,
+    PATIENCE_S,
+    Cluster,
+    Member,
+    captured_logs,
+)
+from revstore_grpcio.peer_wire import (
+    LANE_PATH,
+    Frame,
+    Hello,
+    Metadata,
+    encode,
+    write_hello,
+    write_welcome,
+)
+from revstore_grpcio.transport import GrpcioTransport
+
+LOCAL = "http://127.0.0.1:0"
+FAKE = 2
+"""The member that a fake pretends to be."""
+WELCOME = write_welcome(DEFAULT_CLUSTER, FAKE)
+
+
+class Loopback:
+    """The harness of the conformance suite, for its members that take notes."""
+
+    def __init__(self, url: str = LOCAL) -> None:
+        self._url = url
+
+    def transport(self) -> GrpcioTransport:
+        return GrpcioTransport()
+
+    def url(self) -> str:
+        return self._url
+
+    async def garbage(self, url: str, data: bytes) -> None:
+        raise AssertionError("not used here")
+
+
+def run(test: Callable[[Cluster], Awaitable[None]], url: str = LOCAL) -> None:
+    """Run a test on members of its own, with a bound on its time; the library has
+    nothing to complain about."""
+
+    async def whole() -> None:
+        cluster = Cluster(Loopback(url))
+        try:
+            await asyncio.wait_for(test(cluster), 3 * PATIENCE_S)
+        finally:
+            await cluster.close()
+
+    with quiet_library():
+        asyncio.run(whole())
+
+
+@contextmanager
+def quiet_library() -> Iterator[None]:
+    """Nothing in here makes grpcio log a warning, and no task ends unheard."""
+    with captured_logs() as lines:
+        yield
+    loud = [
+        line.getMessage()
+        for line in lines
+        if line.name.partition(".")[0] in ("grpc", "asyncio")
+        and line.levelno >= logging.WARNING
+    ]
+    assert not loud
+
+
+def target_of(member: Member) -> str:
+    """Where the library calls a member."""
+    return urlsplit(member.peers.addresses()[0]).netloc
+
+
+def hello_of(
+    sender: int, to: int, lane: Lane = Lane.LOG, cluster_id: int = DEFAULT_CLUSTER
+) -> Metadata:
+    """The metadata of a call of a member."""
+    return write_hello(Hello(cluster_id, sender, to, lane))
+
+
+class Caller:
+    """A call to a member that sends what it likes."""
+
+    def __init__(self, call: Any) -> None:
+        self.call = call
+
+    async def send(self, *frames: Any) -> None:
+        """Send frames; bytes go as they are."""
+        for frame in frames:
+            data = frame if isinstance(frame, bytes) else encode(frame)
+            await asyncio.wait_for(self.call.write(data), PATIENCE_S)
+
+    async def next(self, read: Callable[[bytes], Frame]) -> Frame:
+        """The next frame that the member sends."""
+        return read(await asyncio.wait_for(self.call.read(), PATIENCE_S))
+
+    async def end(self) -> tuple[grpc.StatusCode, str]:
+        """Wait until the member ends the call; how it does."""
+        async with asyncio.timeout(PATIENCE_S):
+            # The status comes behind the messages and only to who has read them.
+            with contextlib.suppress(grpc.aio.AioRpcError):
+                while await self.call.read() is not grpc.aio.EOF:
+                    pass
+            return await self.call.code(), await self.call.details() or ""
+
+
+@asynccontextmanager
+async def calling(
+    member: Member, hello: Metadata, path: str = LANE_PATH
+) -> AsyncIterator[Caller]:
+    """A call to a member, made by hand."""
+    async with grpc.aio.insecure_channel(target_of(member)) as channel:
+        call: Any = channel.stream_stream(path)(metadata=hello)
+        yield Caller(call)
+        call.cancel()
+
+
+Answering = Callable[[Any], Awaitable[None]]
+
+
+@asynccontextmanager
+async def answering(
+    answer: Answering, welcome: Metadata = WELCOME
+) -> AsyncIterator[list[str]]:
+    """A server that takes the calls of members and does what a test says; its URLs."""
+
+    async def take(_frames: Any, context: Any) -> None:
+        await context.send_initial_metadata(welcome)
+        await answer(context)
+
+    class Everything(grpc.GenericRpcHandler):
+        def service(self, handler_call_details: Any) -> Any:
+            return grpc.stream_stream_rpc_method_handler(take)
+
+    server = grpc.aio.server()
+    server.add_generic_rpc_handlers((Everything(),))
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    try:
+        yield [f"http://127.0.0.1:{port}"]
+    finally:
+        await server.stop(None)
+
+
+async def forever(context: Any) -> None:
+    """Answer nothing until the caller goes."""
+    while await context.read() is not grpc.aio.EOF:
+        pass
+    await asyncio.get_running_loop().create_future()
