@@ -53,4 +53,4 @@ def test_settings_are_acknowledged_before_they_are_used() -> None:
     kinds = kinds_of(b"".join(connection.output()))
     assert kinds[0] == (FrameType.SETTINGS, 1)
     assert (FrameType.DATA, 0) in kinds[1:]
-    assert frames.SETTINGS_ACK == frame(FrameType.SETTINGS, 1, 0, b"")
+    assert frame(FrameType.SETTINGS, 1, 0, b"") == frames.SETTINGS_ACK
