@@ -205,6 +205,41 @@ def test_compactions_are_compared(tmp_path: Path) -> None:
         cluster.close()
 
 
+def test_both_checks_get_their_turn(tmp_path: Path) -> None:
+    """With equal periods one check came up whenever the other began, and never ran."""
+    cluster = VirtualCluster(
+        tmp_path,
+        corrupt_check_s=5.0,
+        compact_hash_check_s=5.0,
+        compaction_sleep_s=0.0,
+        backend="lmdb",
+    )
+    try:
+        cluster.lead("a")
+        for number in range(3):
+            put(cluster, b"k%d" % number)
+        compact(cluster, 3)
+        asked: list[bytes] = []
+
+        def note(sender: int, to: int, data: bytes) -> bool:
+            if data[:2] == b"\x00\x01":
+                asked.append(data)
+            return False
+
+        cluster.lose = note
+        cluster.advance(12.0)
+        revisions = {one.revision for one in map(question, asked)}
+        assert revisions == {3, 4}
+    finally:
+        cluster.close()
+
+
+def question(payload: bytes) -> corruption.Question:
+    """What a call for a hash asks."""
+    head = 11 + len(corruption.HASH_KV)
+    return corruption._decode_question(payload[head:])
+
+
 def test_a_compaction_is_compared_once(tmp_path: Path) -> None:
     """When all members agreed about a compaction nobody asks for it again."""
     cluster = VirtualCluster(

@@ -216,22 +216,22 @@ class Corruption:
     # ----- the leader
 
     def tick(self, now: float) -> None:
-        """Begin a check that is due; every member counts, only the leader checks."""
+        """Begin a check that is due, after the one that runs."""
         settings = self._replica.settings
+        if self._checking:
+            return
         if settings.corrupt_check_s > 0 and now >= self._check_at:
             self._check_at = now + settings.corrupt_check_s
             self._begin(self.check)
-        if settings.compact_hash_check_s > 0 and now >= self._compaction_check_at:
+        elif settings.compact_hash_check_s > 0 and now >= self._compaction_check_at:
             self._compaction_check_at = now + settings.compact_hash_check_s
             self._begin(self.check_compactions)
 
     def _begin(self, check: Callable[[], None]) -> None:
         replica = self._replica
-        alone = len(replica.members()) == 1
-        if not replica.is_leader or self._checking or alone:
-            return
-        self._checking = True
-        replica.read(partial(self._behind_barrier, check))
+        if replica.is_leader and len(replica.members()) > 1:
+            self._checking = True
+            replica.read(partial(self._behind_barrier, check))
 
     def _behind_barrier(self, action: Callable[[], None], error: object) -> None:
         if error is not None or not self._replica.is_leader:

@@ -1,0 +1,94 @@
+"""Members of a real cluster have the leader answer, and compare what they hold."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from tests.support.cluster import Cluster
+from tests.support.process import wait_for
+
+pytestmark = [pytest.mark.etcd, pytest.mark.slow]
+
+CHECKS = (
+    "--feature-gates=InitialCorruptCheck=true,CompactHashCheck=true",
+    "--corrupt-check-time=1s",
+    "--compact-hash-check-time=1s",
+)
+
+
+def test_leases_are_renewed_through_followers(tmp_path: Path) -> None:
+    """A client of a follower renews its lease, asks what is left and what hangs on it,
+    also after the leader has gone."""
+    with Cluster(tmp_path) as cluster:
+        cluster.start()
+        follower = cluster.followers()[0]
+        text = cluster.ctl("lease", "grant", "30", on=follower)
+        lease = text.split()[1]
+        cluster.ctl("put", "k", "v", f"--lease={lease}", on=follower)
+        text = cluster.ctl("lease", "keep-alive", "--once", lease, on=follower)
+        assert "keepalived with TTL(30)" in text
+        text = cluster.ctl("lease", "timetolive", lease, "--keys", on=follower)
+        assert "granted with TTL(30s)" in text
+        assert "attached keys([k])" in text
+        old = cluster.leader()
+        follower = cluster.followers()[0]
+        old.kill()
+        text = cluster.ctl("lease", "keep-alive", "--once", lease, on=follower)
+        assert "keepalived with TTL(30)" in text
+
+
+def test_a_learner_is_promoted_through_a_follower(tmp_path: Path) -> None:
+    """The member that is asked has the leader judge whether the learner is ready."""
+    with Cluster(tmp_path) as cluster:
+        cluster.start()
+        learner = cluster.add("d", "lmdb", learner=True)
+        follower = next(one for one in cluster.followers() if one is not learner)
+
+        def promoted() -> bool:
+            text = cluster.ctl("member", "list", on=follower)
+            if "true" in text:
+                cluster.ctl("member", "promote", learner.member_id, on=follower)
+            return "true" not in text
+
+        wait_for(promoted, "the promotion")
+        cluster.ctl("member", "remove", learner.member_id, on=follower)
+        assert cluster.ctl("member", "list", on=follower).count("started") == 3
+
+
+def test_one_log_in_is_good_at_every_member(tmp_path: Path) -> None:
+    """etcdctl gets its token at one endpoint and uses it at all of them."""
+    with Cluster(tmp_path) as cluster:
+        cluster.start()
+        cluster.ctl("user", "add", "root:pw")
+        cluster.ctl("user", "grant-role", "root", "root")
+        cluster.ctl("auth", "enable")
+        everyone = list(cluster.members.values())
+        for member in everyone:
+            cluster.ctl("put", "k", member.name, "--user=root:pw", on=member)
+        text = cluster.ctl("get", "k", "--user=root:pw", on=everyone)
+        assert text == f"k\n{everyone[-1].name}\n"
+
+
+def test_equal_members_pass_all_checks(tmp_path: Path) -> None:
+    """Members on different engines hash alike, while they write and compact."""
+    with Cluster(tmp_path, ("lmdb", "rocksdb", "memory"), CHECKS) as cluster:
+        cluster.start()
+        for number in range(30):
+            cluster.ctl("put", f"k{number % 7}", f"v{number}")
+        cluster.ctl("compact", "20")
+
+        def said(text: str) -> bool:
+            pattern = rf'{text}.*"compared":3.*"hashes":1'
+            logs = "".join(one.log_text for one in cluster.members.values())
+            return re.search(pattern, logs) is not None
+
+        wait_for(lambda: said("finished hash check"), "a comparison")
+        wait_for(lambda: said("finished compaction hash check"), "another one")
+        member = cluster.followers()[0]
+        member.kill()
+        member.start()
+        assert said("compared with other members")
+        assert cluster.ctl("alarm", "list") == ""
