@@ -47,6 +47,7 @@ SPACES: tuple[str, ...] = (*(name for name in KEYSPACES if name != META), META)
 
 _FOOTER = Struct(">8sQI")
 FOOTER_BYTES = _FOOTER.size
+CRC_BYTES = 4
 
 
 class SnapshotHeader(msgspec.Struct, frozen=True, kw_only=True):
@@ -141,8 +142,9 @@ def decode_header(data: bytes) -> SnapshotHeader:
 
 
 def footer(rows: int, crc: int) -> bytes:
-    """What stands behind the Arrow stream. Raises: nothing."""
-    return _FOOTER.pack(MAGIC, rows, crc)
+    """What stands behind an Arrow stream with that checksum. Raises: nothing."""
+    start = _FOOTER.pack(MAGIC, rows, 0)[:-CRC_BYTES]
+    return start + google_crc32c.extend(crc, start).to_bytes(CRC_BYTES, "big")
 
 
 class Checker:
@@ -177,10 +179,11 @@ class Checker:
                 f"the snapshot is cut off: its {self.bytes} bytes end without a footer"
             )
         _, rows, crc = _FOOTER.unpack(self._tail)
-        if crc != self._crc:
+        found = google_crc32c.extend(self._crc, self._tail[:-CRC_BYTES])
+        if crc != found:
             raise CorruptionError(
                 f"the snapshot of {self.bytes} bytes is damaged: its checksum is "
-                f"{self._crc:08x} instead of {crc:08x}"
+                f"{found:08x} instead of {crc:08x}"
             )
-        found: int = rows
-        return found
+        count: int = rows
+        return count

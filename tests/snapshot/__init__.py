@@ -1,0 +1,1 @@
+"""Snapshots between members: format, inbox, installation, streams."""
