@@ -19,6 +19,7 @@ from revstore.interfaces.consensus import (
     ConfChangeTransition,
     ConfChangeType,
 )
+from revstore.interfaces.peers import REMOVED
 from revstore.proto import rpc_pb2
 from revstore.types import ApplyResult
 from revstore_conformance.sim.cluster import SimCluster
@@ -90,6 +91,78 @@ def test_members_that_leave_decide_until_the_joint_phase_is_over(stage: Stage) -
     assert conf.voters == tuple(sorted(staying))
     assert not conf.voters_outgoing
     assert [stage.cluster.by_id[one].up for one in leaving] == [False] * 3
+
+
+def test_members_that_leave_are_reached_until_the_joint_phase_is_over(
+    stage: Stage,
+) -> None:
+    """They were forgotten when the phase began, and with them the quorum (seed 14)."""
+    leader = stage.leader()
+    staying = stage.follower()
+    voters = leader.replica.consensus.status().conf_state.voters
+    kept = (leader.member_id, staying.member_id)
+    leaving = [one for one in voters if one not in kept]
+    change = ConfChange(
+        tuple(ConfChangeSingle(ConfChangeType.REMOVE_NODE, one) for one in leaving),
+        ConfChangeTransition.JOINT_EXPLICIT,
+    )
+    leader.replica.consensus.propose_conf_change(change)
+    leader.request_pump()
+    stage.pass_time(2.0)
+    assert {one.ID for one in leader.replica.cluster.members()} == set(kept)
+    assert {one.ID for one in leader.replica.cluster.leaving()} == set(leaving)
+    # Whoever starts within the phase has to reach them too.
+    leader.crash(power=True)
+    stage.pass_time(5.0)
+    leader = stage.leader()
+    leader.replica.consensus.propose_conf_change(ConfChange())
+    leader.request_pump()
+    stage.pass_time(1.0)
+    conf = leader.replica.consensus.status().conf_state
+    assert (conf.voters, conf.voters_outgoing) == (tuple(sorted(kept)), ())
+    assert not leader.replica.cluster.leaving()
+
+
+def test_who_joined_and_heard_nothing_yet_can_answer_after_a_restart(
+    stage: Stage,
+) -> None:
+    """Its second start knew nobody, so it had nobody to answer (seed 9 of harsh)."""
+    urls = ("http://m11:2380",)
+    answers: list[ApiError | None] = []
+    change = MemberChange(kind=MemberChangeKind.ADD, peer_urls=urls, is_learner=True)
+    leader = stage.leader()
+    leader.replica.change_members(change, answers.append)
+    stage.pass_time(0.4)
+    assert answers == [None]
+    members = {m.ID: tuple(m.peerURLs) for m in leader.replica.members()}
+    added = next(member for member, found in members.items() if found == urls)
+    node = stage.cluster.join(added, 11, members)
+    node.crash(power=False)
+    assert node.replica.store.applied_index == 0
+    stage.pass_time(3.0)
+    assert node.serving
+    assert node.replica.applied == leader.replica.applied
+
+
+def test_who_hears_that_it_was_removed_stays_for_a_while(stage: Stage) -> None:
+    """It stopped at once; who had not heard of it yet lost a voter (seed 1)."""
+    follower = stage.follower()
+    assert follower.talk is not None
+    follower.talk.refused(stage.leader().member_id, REMOVED)
+    stage.pass_time(3.0)
+    assert not follower.replica.stopped
+    stage.pass_time(3.0)
+    assert follower.replica.stopped
+
+
+def test_a_removed_member_hears_of_it_by_the_log(stage: Stage) -> None:
+    """Its peers closed their links with the news still under way (seed 1)."""
+    follower = stage.follower()
+    change = MemberChange(kind=MemberChangeKind.REMOVE, member_id=follower.member_id)
+    stage.leader().replica.change_members(change, lambda error: None)
+    stage.pass_time(0.4)
+    assert follower.replica.removed
+    assert follower.replica.applied == stage.leader().replica.applied
 
 
 def test_a_removed_member_stays_for_a_while(stage: Stage) -> None:

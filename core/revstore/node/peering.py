@@ -145,18 +145,11 @@ class Peering(PeerHandler):
 
     def members_changed(self) -> None:
         """Follow the applied membership (rule 1). Raises: nothing."""
-        cluster, own = self._replica.cluster, self._replica.member_id
-        wanted = {
-            member: urls
-            for member, urls in self._replica.joined.items()
-            if not cluster.is_removed(member)
-        }
-        for member in (*cluster.members(), *cluster.leaving()):
-            wanted[member.ID] = list(member.raft_attributes.peer_urls)
-        wanted.pop(own, None)
-        for gone in self._known - wanted.keys():
-            self.peers.remove_peer(gone)
-            self._known.discard(gone)
+        wanted = self._wanted()
+        if self._known - wanted.keys():
+            # What says that its removal is committed may be on its way to it still.
+            delay = self._replica.settings.election_timeout_s
+            self._replica.shell.schedule(self._forget_removed, delay)
         for number, urls in wanted.items():
             try:
                 self.peers.set_peer(number, urls)
@@ -166,6 +159,24 @@ class Peering(PeerHandler):
                 LOG.error(
                     "member cannot be called", member=f"{number:x}", error=f"{exc}"
                 )
+
+    def _wanted(self) -> dict[int, Sequence[str]]:
+        """Peer URLs by id of all whom this member has to talk to."""
+        cluster = self._replica.cluster
+        wanted = {
+            member: urls
+            for member, urls in self._replica.joined.items()
+            if not cluster.is_removed(member)
+        }
+        for member in (*cluster.members(), *cluster.leaving()):
+            wanted[member.ID] = list(member.raft_attributes.peer_urls)
+        wanted.pop(self._replica.member_id, None)
+        return wanted
+
+    def _forget_removed(self) -> None:
+        for gone in sorted(self._known - self._wanted().keys()):
+            self.peers.remove_peer(gone)
+            self._known.discard(gone)
 
     # ----- out
 
