@@ -29,6 +29,7 @@ Rules of this file:
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Iterator
 from math import inf
 
@@ -199,14 +200,14 @@ class Connection(Control):
         """Take what comes before the first frame; -1 if it is not whole."""
         return position
 
+    @abstractmethod
     def _take_frames(self, data: bytes, position: int) -> int:
         """Take whole frames until there is none, or one begins a header block that
         goes on; returns the position behind them."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _take_headers(self, stream_id: int, headers: Headers | None, end: bool) -> None:
         """A whole header block; None if its fields were too many."""
-        raise NotImplementedError
 
     def _stream_lost(self, stream: Stream | None, stream_id: int, reason: str) -> None:
         """A stream ends because the connection does."""

@@ -11,6 +11,7 @@ Rules of this file:
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable
 
 from revstore_http2 import frames
@@ -69,12 +70,13 @@ class Control(Intake):
 
     # What roles and the connection decide.
 
+    @abstractmethod
     def _on_headers(self, flags: int, stream_id: int, payload: bytes) -> None:
-        raise NotImplementedError
+        """HEADERS, outside of a header block."""
 
+    @abstractmethod
     def _idle(self, stream_id: int) -> bool:
         """Whether a stream was never opened (5.1)."""
-        raise NotImplementedError
 
     def _setting_changed(self, key: int, value: int) -> None:
         """A parameter that only one role cares about."""

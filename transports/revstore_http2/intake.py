@@ -14,6 +14,7 @@ Rules of this file:
 from __future__ import annotations
 
 import zlib
+from abc import abstractmethod
 from collections import OrderedDict
 from struct import Struct
 
@@ -50,13 +51,13 @@ class Intake(Sending):
 
     # What roles decide.
 
+    @abstractmethod
     def _stream_ended(self, stream: Stream) -> None:
         """The other side has ended its direction; all its messages are whole."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _call_fault(self, stream: Stream, fault: CallFault) -> None:
         """End a call with a status that the machine gives."""
-        raise NotImplementedError
 
     # The inside.
 

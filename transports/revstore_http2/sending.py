@@ -13,6 +13,7 @@ Rules of this file:
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections import deque
 
 from revstore_http2 import frames
@@ -31,7 +32,7 @@ RESETS_REMEMBERED = 1024
 """Streams that were reset here, whose late frames are passed over in silence."""
 
 
-class Sending:
+class Sending(ABC):
     """What waits to be sent, and what may be."""
 
     def __init__(self, limits: Limits) -> None:
@@ -146,14 +147,15 @@ class Sending:
 
     # What roles decide.
 
+    @abstractmethod
     def _send_head(self, stream: Stream) -> None:
         """Write what comes before the first message."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _send_end(self, stream: Stream) -> None:
         """Write the end of this direction; the queue is empty."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _stream_closed(self) -> None:
         """A stream was forgotten."""
 
