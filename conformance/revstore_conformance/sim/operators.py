@@ -122,6 +122,8 @@ class Operators:
         self._world.loop.after(1.0, self._clear_out)
         if node is None:
             return
+        # The list need not name those who are added after the question.
+        machines = list(self._cluster.nodes)
 
         def answered(answer: bytes | None) -> None:
             if answer is None or not node.up:
@@ -132,7 +134,7 @@ class Operators:
                 return
             listed = rpc_pb2.MemberListResponse.FromString(answer)
             ids = [member.ID for member in listed.members]
-            for one in self._cluster.nodes:
+            for one in machines:
                 if one.member_id not in ids and not one.gone:
                     self._retire(one)
 
