@@ -116,8 +116,12 @@ class EmbeddedShell:
         answers: list[ApplyResult | ApiError] = []
         with self.lock:
             replica = self.replica
+            told = self._pump_wanted
             replica.propose(tag, payload, request, answers.append)
             replica.pump()
+            # What was asked for up to here, this thread does itself; the thread of the
+            # house would only get between it and the disk.
+            self._pump_wanted = told and bool(answers)
         if not answers:
             self._drive(answers)
         answer = answers[0]
