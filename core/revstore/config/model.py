@@ -231,13 +231,11 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True):
     ] = 0
     backend_batch_limit: Annotated[
         int,
-        about(
-            STORE, "Changes gathered before a backend write; 0 means built-in.", low=0
-        ),
+        about(STORE, "Changes gathered before a backend write; 0 means 50,000.", low=0),
     ] = 0
     backend_batch_interval: Annotated[
         float,
-        about(STORE, "Longest time before a backend write; 0 means built-in.", low=0),
+        about(STORE, "Longest time before a backend write; 0 means 1 s.", low=0),
     ] = 0.0
     auto_compaction_mode: Annotated[
         str,

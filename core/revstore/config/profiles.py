@@ -37,8 +37,8 @@ PROFILES: dict[str, Profile] = {
             "Mostly writes, or data larger than memory.",
             {
                 "backend": "rocksdb",
-                "backend-batch-limit": 50_000,
-                "backend-batch-interval": 0.25,
+                "backend-batch-limit": 100_000,
+                "backend-batch-interval": 2.0,
                 "compaction-batch-limit": 5000,
                 "compaction-sleep-interval": 0.005,
             },

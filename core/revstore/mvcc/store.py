@@ -47,14 +47,15 @@ class StoreOptions(msgspec.Struct, frozen=True):
 
     flush_bytes: int = 16 << 20
     """An overlay of this size is due to be flushed."""
-    flush_events: int = 20_000
+    flush_events: int = 50_000
     """An overlay with this many changes is due to be flushed."""
-    flush_interval_s: float = 0.25
+    flush_interval_s: float = 1.0
     """A change is flushed at the latest after this time. Few big flushes are cheaper than
-    many small ones; a crash replays what was not flushed from the log."""
+    many small ones: of changes to random keys each touches a page of its own, once a
+    flush. A crash replays what was not flushed from the log."""
     overlay_bytes_max: int = 64 << 20
     """With this much waiting to be flushed the store is overloaded."""
-    overlay_events_max: int = 100_000
+    overlay_events_max: int = 200_000
     compaction_batch_limit: int = 1000
     """Rows of the log that one compaction step looks at."""
     compaction_hashes: bool = True

@@ -207,6 +207,7 @@ def open_replica(
             backend,
             StoreOptions(
                 compaction_batch_limit=settings.compaction_batch_limit,
+                flush_events=settings.flush_events,
                 flush_interval_s=settings.flush_interval_s,
             ),
         )

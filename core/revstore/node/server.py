@@ -36,7 +36,12 @@ from revstore.interfaces.transport import (
 )
 from revstore.node.aio import AsyncNode
 from revstore.node.peering import PeerSettings
-from revstore.node.settings import MemberSettings, PluginChoice
+from revstore.node.settings import (
+    FLUSH_EVENTS,
+    FLUSH_INTERVAL_S,
+    MemberSettings,
+    PluginChoice,
+)
 from revstore.plugin.manager import PluginManager
 from revstore.version import revstore_version
 
@@ -116,7 +121,8 @@ def member_settings(loaded: LoadedConfig) -> MemberSettings:
         catchup_entries=config.snapshot_catchup_entries,
         compaction_batch_limit=config.compaction_batch_limit,
         compaction_sleep_s=config.compaction_sleep_interval,
-        flush_interval_s=config.backend_batch_interval or 0.1,
+        flush_events=config.backend_batch_limit or FLUSH_EVENTS,
+        flush_interval_s=config.backend_batch_interval or FLUSH_INTERVAL_S,
         progress_notify_s=config.watch_progress_notify_interval,
         auto_compaction_mode=config.auto_compaction_mode,
         auto_compaction_retention=config.auto_compaction_retention,

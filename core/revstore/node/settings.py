@@ -8,9 +8,14 @@ from typing import Any
 
 import msgspec
 
+from revstore.mvcc.store import StoreOptions
+
 DEFAULT_PEER_URL = "http://localhost:2380"
 DEFAULT_CLIENT_URL = "http://localhost:2379"
 DEFAULT_TOKEN = "etcd-cluster"
+
+FLUSH_EVENTS = StoreOptions().flush_events
+FLUSH_INTERVAL_S = StoreOptions().flush_interval_s
 
 
 class PluginChoice(msgspec.Struct, frozen=True):
@@ -57,7 +62,9 @@ class MemberSettings(msgspec.Struct, frozen=True, kw_only=True):
     """Entries kept in the log behind such a point, if there can be other members."""
     compaction_batch_limit: int = 1000
     compaction_sleep_s: float = 0.01
-    flush_interval_s: float = 0.1
+    flush_events: int = FLUSH_EVENTS
+    flush_interval_s: float = FLUSH_INTERVAL_S
+    """Both as in ``StoreOptions``."""
     progress_notify_s: float = 600.0
     auto_compaction_mode: str = "periodic"
     auto_compaction_retention: float = 0.0
