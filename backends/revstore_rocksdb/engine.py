@@ -40,6 +40,8 @@ BLOCK_BYTES = 4 * 1024
 """About what an entry of the cache has."""
 METADATA_BLOCK_BYTES = 8 * 1024
 """Size of a part of an index or a filter."""
+MEMORY_FILTER_SHARE = 0.03
+"""Size of the filter of a table in memory, as a share of the table: some 30 bits a row."""
 
 
 def open_database(directory: Path, options: RocksdbOptions) -> rocksdict.Rdict:
@@ -87,6 +89,10 @@ def _engine_options(options: RocksdbOptions) -> rocksdict.Options:
     engine.set_block_based_table_factory(table)
     engine.set_write_buffer_size(options.write_buffer_bytes)
     engine.set_max_write_buffer_number(options.write_buffers)
+    # Without a filter each read of what is older, or not there, searches the whole
+    # list in memory first.
+    engine.set_memtable_whole_key_filtering(True)
+    engine.set_memtable_prefix_bloom_ratio(MEMORY_FILTER_SHARE)
     engine.set_compression_type(COMPRESSIONS[options.compression]())
     engine.set_bottommost_compression_type(COMPRESSIONS[options.compression_last]())
     engine.set_max_background_jobs(options.background_jobs)
