@@ -181,7 +181,7 @@ def _facts(side: Side) -> Facts:
 
 
 @contextmanager
-def serving(backend: str, folder: Path) -> Iterator[Pair]:
+def serving(backend: str, folder: Path, transport: str = "grpc") -> Iterator[Pair]:
     """A pair of fresh servers."""
     client, peer = (f"http://127.0.0.1:{port}" for port in free_ports(2))
     with (
@@ -189,6 +189,7 @@ def serving(backend: str, folder: Path) -> Iterator[Pair]:
         start_server(
             backend,
             folder / "revstore",
+            transport=transport,
             name="m",
             bcrypt_cost=4,
             listen_client_urls=client,
