@@ -42,15 +42,25 @@ Messages = Callable[[], Iterator[bytes]]
 class Target:
     """A server in a process of its own."""
 
-    def __init__(self, arguments: list[str], port: int, log: Path) -> None:
+    def __init__(
+        self, arguments: list[str], port: int, log: Path, *, wait: bool = True
+    ) -> None:
+        """Without ``wait`` it is only started: see ``await_up``."""
         self.port = port
-        with log.open("wb") as out:
+        self.log = log
+        with log.open("ab") as out:
             self._process = subprocess.Popen(arguments, stdout=out, stderr=out)
+        if wait:
+            self.await_up()
+
+    def await_up(self) -> None:
+        """Return once it takes connections. Raises: RuntimeError."""
         deadline = time.monotonic() + START_TIMEOUT_S
-        while not _accepts(port):
+        while not _accepts(self.port):
             if self._process.poll() is not None or time.monotonic() > deadline:
                 self.stop()
-                raise RuntimeError(f"no server came up: {log.read_text()[-2000:]}")
+                text = self.log.read_text()[-2000:]
+                raise RuntimeError(f"no server came up: {text}")
             time.sleep(0.05)
 
     @property
