@@ -121,6 +121,25 @@ def test_unknown_and_absent(member: FakeMember) -> None:
         assert caught.value == errors.INVALID_AUTH_TOKEN
 
 
+def test_a_certificate_names_its_user(member: FakeMember) -> None:
+    """Without a token a client is who its verified certificate names; a token counts
+    more, and what a gateway passes on is not the gateway's. Where certificates are not
+    asked to name users they do not."""
+    shown = {":client-common-name": "alice"}
+    token = member.enable()
+    assert member.auth.authenticate(shown) is None
+    member.auth._certificate_users = True
+    found = member.auth.authenticate(shown)
+    assert found is not None
+    assert (found.username, found.revision) == ("alice", member.auth.revision)
+    assert member.auth.authenticate({**shown, "token": token}) == member.info("root")
+    with pytest.raises(ApiError) as caught:
+        member.auth.authenticate({**shown, "token": "x"})
+    assert caught.value == errors.INVALID_AUTH_TOKEN
+    assert member.auth.authenticate({**shown, "grpcgateway-accept": "*/*"}) is None
+    assert member.auth.authenticate({":client-common-name": ""}) is None
+
+
 def test_ends_of_tokens(member: FakeMember) -> None:
     """A changed password, a deleted user and turning auth off end tokens."""
     for name in ("a", "b", "c"):

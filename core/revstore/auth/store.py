@@ -31,6 +31,12 @@ from revstore.proto import raft_internal_pb2, rpc_pb2
 from revstore.proto.auth_pb2 import Permission, Role, User, UserAddOptions
 from revstore.types import ApplyResult
 
+CERTIFICATE_NAME = ":client-common-name"
+"""Metadata that a transport adds: the common name of the client's verified
+certificate. No client can send it (``interfaces.transport.Call.metadata``)."""
+GATEWAY_MARK = "grpcgateway-accept"
+"""Metadata of the calls that a JSON gateway passes on."""
+
 DONE = ApplyResult(0)
 """An answer that is a header only."""
 
@@ -56,15 +62,19 @@ class AuthStore(AuthChecks):
         token_ttl_s: float = TOKEN_TTL_S,
         bcrypt_cost: int = COST_DEFAULT,
         auth_token: str = "simple",
+        certificate_users: bool = False,
         wall_now: Callable[[], float] = time.time,
     ) -> None:
         """Read the rows; see ``make_tokens`` for what the token arguments mean.
+
+        ``certificate_users``: a client without a token is who its certificate names.
 
         Raises:
             ConfigError: bad cost, kind of token or time to live.
             StorageError: the rows cannot be read.
         """
         self.bcrypt_cost = check_cost(bcrypt_cost)
+        self._certificate_users = certificate_users
         self._tokens = make_tokens(auth_token, clock, random, token_ttl_s, wall_now)
         super().__init__(AuthState(store))
 
@@ -106,7 +116,9 @@ class AuthStore(AuthChecks):
                 self._tokens.invalidate_user(name)
 
     def authenticate(self, metadata: Mapping[str, str]) -> AuthInfo | None:
-        """Who a client is; None if auth is off or it sent no token.
+        """Who a client is; None if auth is off or it shows nothing.
+
+        A gateway's certificate names nobody: what it passes on is from somebody else.
 
         Raises:
             ApiError: INVALID_AUTH_TOKEN, or AUTH_OLD_REVISION for a signed token that
@@ -116,11 +128,18 @@ class AuthStore(AuthChecks):
             return None
         token = token_of(metadata)
         if token is None:
-            return None
+            return self._certificate_user(metadata)
         info = self._tokens.find(token, self._state.revision)
         if info is None:
             raise errors.INVALID_AUTH_TOKEN.fresh()
         return info
+
+    def _certificate_user(self, metadata: Mapping[str, str]) -> AuthInfo | None:
+        """Who a verified certificate names (etcd: ``--client-cert-auth``)."""
+        name = metadata.get(CERTIFICATE_NAME)
+        if not self._certificate_users or not name or GATEWAY_MARK in metadata:
+            return None
+        return AuthInfo(name, self._state.revision)
 
     def password_check(self, username: str) -> PasswordCheck:
         """The hash to verify a password against, and the revision to compare after.

@@ -34,7 +34,11 @@ class Call(ABC):
 
     @abstractmethod
     def metadata(self) -> Mapping[str, str]:
-        """Request metadata, names in lower case. Raises: nothing."""
+        """Request metadata, names in lower case. Raises: nothing.
+
+        Where the certificate of the client was verified, its common name is under
+        ``:client-common-name``; a client can send no name with a colon in front.
+        """
 
     @abstractmethod
     def peer(self) -> str:

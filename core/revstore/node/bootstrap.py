@@ -298,6 +298,7 @@ def _join(
         token_ttl_s=settings.auth_token_ttl_s,
         bcrypt_cost=settings.bcrypt_cost,
         auth_token=settings.auth_token,
+        certificate_users=settings.certificate_users,
         wall_now=wall_now,
     )
     seed = own_id ^ (int(unix_time * 1000) << 20)

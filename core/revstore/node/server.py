@@ -137,6 +137,7 @@ def member_settings(loaded: LoadedConfig) -> MemberSettings:
         bcrypt_cost=config.bcrypt_cost,
         auth_token=config.auth_token,
         auth_token_ttl_s=config.auth_token_ttl,
+        certificate_users=config.client_cert_auth,
     )
 
 

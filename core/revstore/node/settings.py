@@ -80,6 +80,8 @@ class MemberSettings(msgspec.Struct, frozen=True, kw_only=True):
     bcrypt_cost: int = 10
     auth_token: str = "simple"
     auth_token_ttl_s: int = 300
+    certificate_users: bool = False
+    """Whether a client's certificate names its user where it sends no token."""
 
     @property
     def request_timeout_s(self) -> float:
