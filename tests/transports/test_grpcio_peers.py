@@ -26,7 +26,8 @@ from tests.transports.grpcio_support import (
 )
 
 from revstore.errors import TransportError
-from revstore.interfaces.peers import Lane
+from revstore.hookspecs import NoOptions
+from revstore.interfaces.peers import Lane, peer_transport
 from revstore_conformance.peers_harness import (
     DEFAULT_CLUSTER,
     PATIENCE_S,
@@ -58,6 +59,7 @@ from revstore_grpcio.peer_wire import (
     read_pong,
     write_welcome,
 )
+from revstore_grpcio.plugin import CAPABILITIES, make
 
 STRANGER = 9
 SEED = 20261122
@@ -562,6 +564,13 @@ def test_too_many_streams() -> None:
             await one.peers.open_stream(2, bytes(PEER_META_BYTES_MAX + 1))
 
     run(check)
+
+
+def test_the_role_is_announced() -> None:
+    """The plugin may be chosen as the transport between members."""
+    transport = make(NoOptions())
+    assert peer_transport("grpcio", transport) is transport
+    assert CAPABILITIES.peers
 
 
 def test_unix_sockets(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from revstore.hookspecs import NoOptions, TransportPlugin, hookimpl
 from revstore.interfaces.transport import Transport, TransportCapabilities
 
 CAPABILITIES = TransportCapabilities(
-    clients=True, tls=True, channel_schemes=("http", "https", "unix")
+    clients=True, peers=True, tls=True, channel_schemes=("http", "https", "unix")
 )
 
 
@@ -33,7 +33,7 @@ def revstore_register_transport(register: Callable[[TransportPlugin], None]) -> 
     register(
         TransportPlugin(
             name="grpcio",
-            summary="etcd's gRPC API, and members among themselves, on the grpcio library.",
+            summary="etcd's gRPC API, and members together, on the grpcio library.",
             capabilities=CAPABILITIES,
             factory=make,
             extra="grpc",
