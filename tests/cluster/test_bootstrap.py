@@ -21,9 +21,11 @@ def refusal(member: MemberProcess) -> str:
     return member.run_log_text
 
 
-def test_three_members_serve_together(tmp_path: Path) -> None:
+@pytest.mark.parametrize("between", ["tcp", "grpcio"])
+def test_three_members_serve_together(tmp_path: Path, between: str) -> None:
     """A write at any member is read at any other; the backends may differ."""
-    with Cluster(tmp_path, ("lmdb", "rocksdb", "memory")) as cluster:
+    flags = [f"--peer-transport={between}"]
+    with Cluster(tmp_path, ("lmdb", "rocksdb", "memory"), flags) as cluster:
         cluster.start()
         members = list(cluster.members.values())
         for number, member in enumerate(members):
