@@ -1,4 +1,8 @@
-"""Server credentials from PEM files, checked before anything listens."""
+"""Server credentials from PEM files, checked before anything listens.
+
+A certificate is replaced without a restart: each handshake uses the files of that
+moment; files that cannot be used then change nothing.
+"""
 
 from __future__ import annotations
 
@@ -7,8 +11,12 @@ from pathlib import Path
 
 import grpc
 
+from revstore import logs
 from revstore.errors import ConfigError
 from revstore.interfaces.transport import TlsOptions
+from revstore.net.tls import load_pair, stamp_of
+
+LOG = logs.get(__name__)
 
 
 def _read(what: str, path: str) -> bytes:
@@ -52,8 +60,40 @@ def server_credentials(options: TlsOptions) -> grpc.ServerCredentials:
                 f"trusted CA file {options.trusted_ca_file!r} holds no certificate: "
                 f"{error.reason or error}"
             ) from error
-    return grpc.ssl_server_credentials(
-        [(key, certificate)],
-        root_certificates=authority,
-        require_client_auth=authority is not None,
+    configuration = grpc.ssl_server_certificate_configuration(
+        [(key, certificate)], root_certificates=authority
     )
+    return grpc.dynamic_ssl_server_credentials(
+        configuration,
+        _Fetcher(options, authority),  # type: ignore[arg-type] # None: no change
+        require_client_authentication=authority is not None,
+    )
+
+
+class _Fetcher:
+    """Asked before each handshake; answers with the files if they have changed.
+
+    grpc calls it in its own threads, one call at a time.
+    """
+
+    def __init__(self, options: TlsOptions, authority: bytes | None) -> None:
+        self._files = (options.cert_file, options.key_file)
+        self._authority = authority
+        self._stamp = stamp_of(self._files)
+
+    def __call__(self) -> grpc.ServerCertificateConfiguration | None:
+        stamp = stamp_of(self._files)
+        if stamp == self._stamp:
+            return None
+        self._stamp = stamp
+        try:
+            load_pair(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), *self._files)
+            certificate = _read("certificate file", self._files[0])
+            key = _read("key file", self._files[1])
+        except ConfigError as exc:
+            LOG.error("the certificate in use is kept", error=f"{exc}")
+            return None
+        LOG.info("the certificate was replaced", file=self._files[0])
+        return grpc.ssl_server_certificate_configuration(
+            [(key, certificate)], root_certificates=self._authority
+        )

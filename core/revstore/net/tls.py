@@ -1,15 +1,78 @@
-"""TLS contexts from PEM files, checked before anything listens or calls."""
+"""TLS contexts from PEM files, checked before anything listens or calls.
+
+Rules of this file:
+
+1. A file that cannot be used is an error before anything listens or calls.
+2. Certificates are replaced without a restart: each new connection uses the files of
+   that moment (etcd re-reads them on every handshake). Files that cannot be used then
+   change nothing. The trusted CAs are those of the start, as in etcd.
+"""
 
 from __future__ import annotations
 
+import os
 import ssl
 from collections.abc import Iterator, Mapping, Sequence
 from ipaddress import ip_address
 from typing import Any
 
+from revstore import logs
 from revstore.errors import ConfigError
 from revstore.interfaces.peers import PeerTls
 from revstore.interfaces.transport import TlsOptions
+
+LOG = logs.get(__name__)
+
+
+class FileContext(ssl.SSLContext):
+    """A context whose certificate and key are those in two files (rule 2)."""
+
+    _files: tuple[str, str] | None = None
+    _stamp: object = None
+
+    def use(self, cert_file: str, key_file: str) -> None:
+        """Show this certificate from now on.
+
+        Raises:
+            ConfigError: a file cannot be read or used; the message names it.
+        """
+        self._files = (cert_file, key_file)
+        self._stamp = stamp_of(self._files)
+        load_pair(self, cert_file, key_file)
+
+    def wrap_bio(self, *args: Any, **kwargs: Any) -> ssl.SSLObject:
+        """See ``ssl.SSLContext``; what begins every connection of an event loop."""
+        self._refresh()
+        return super().wrap_bio(*args, **kwargs)
+
+    def _refresh(self) -> None:
+        files = self._files
+        if files is None:
+            return
+        stamp = stamp_of(files)
+        if stamp == self._stamp:
+            return
+        self._stamp = stamp
+        try:
+            # A pair that does not fit would take the good one away.
+            load_pair(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), *files)
+            load_pair(self, *files)
+        except ConfigError as exc:
+            LOG.error("the certificate in use is kept", error=f"{exc}")
+        else:
+            LOG.info("the certificate was replaced", file=files[0])
+
+
+def stamp_of(files: tuple[str, str]) -> object:
+    """What changes when somebody replaces a file. Raises: nothing."""
+    found = []
+    for path in files:
+        try:
+            facts = os.stat(path)
+        except OSError:
+            return None
+        found.append((facts.st_mtime_ns, facts.st_size, facts.st_ino))
+    return found
 
 
 def server_context(options: TlsOptions) -> ssl.SSLContext:
@@ -23,8 +86,8 @@ def server_context(options: TlsOptions) -> ssl.SSLContext:
             "client certificates are required but no trusted CA file is given; "
             "name the CA that signs them"
         )
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    _load_pair(context, options.cert_file, options.key_file)
+    context = FileContext(ssl.PROTOCOL_TLS_SERVER)
+    context.use(options.cert_file, options.key_file)
     if options.trusted_ca_file:
         _load_authority(context, options.trusted_ca_file)
         context.verify_mode = ssl.CERT_REQUIRED
@@ -39,13 +102,13 @@ def client_context(
     Raises:
         ConfigError: a file cannot be read or used; the message names it.
     """
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context = FileContext(ssl.PROTOCOL_TLS_CLIENT)
     if trusted_ca_file:
         _load_authority(context, trusted_ca_file)
     else:
         context.load_default_certs()
     if cert_file:
-        _load_pair(context, cert_file, key_file)
+        context.use(cert_file, key_file)
     return context
 
 
@@ -61,10 +124,10 @@ def peer_contexts(options: PeerTls) -> tuple[ssl.SSLContext, ssl.SSLContext]:
         raise ConfigError(
             "members prove themselves by certificates; name the trusted CA file"
         )
-    answering = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    calling = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    answering = FileContext(ssl.PROTOCOL_TLS_SERVER)
+    calling = FileContext(ssl.PROTOCOL_TLS_CLIENT)
     for context in (answering, calling):
-        _load_pair(context, options.cert_file, options.key_file)
+        context.use(options.cert_file, options.key_file)
         _load_authority(context, options.trusted_ca_file)
     answering.verify_mode = ssl.CERT_REQUIRED
     if options.allowed_names:
@@ -111,7 +174,12 @@ def _wildcard(name: str, hosts: set[str]) -> bool:
     return any(host.partition(".")[2] == name[2:] for host in hosts)
 
 
-def _load_pair(context: ssl.SSLContext, cert_file: str, key_file: str) -> None:
+def load_pair(context: ssl.SSLContext, cert_file: str, key_file: str) -> None:
+    """Have a context show a certificate.
+
+    Raises:
+        ConfigError: a file cannot be read or used; the message names it.
+    """
     for what, path in (("certificate file", cert_file), ("key file", key_file)):
         _readable(what, path)
     try:
