@@ -115,10 +115,10 @@ def test_a_refusal_is_no_unknown_outcome() -> None:
 
 def test_the_kinds_are_those_of_etcd() -> None:
     """Reads, leases and their end may come twice; changes of keys and members not."""
-    for method in (RANGE, READ_TXN, GRANT, REVOKE):
-        assert method.kind is Kind.READ
-    for method in (PUT, DELETE, TXN, GRANT_ID):
-        assert method.kind is Kind.WRITE
+    kinds = [method.kind for method in (RANGE, READ_TXN, GRANT, REVOKE)]
+    assert kinds == [Kind.READ] * 4
+    kinds = [method.kind for method in (PUT, DELETE, TXN, GRANT_ID)]
+    assert kinds == [Kind.WRITE] * 4
     assert MEMBER_ADD.kind is Kind.CHANGE
 
 

@@ -236,19 +236,25 @@ def test_a_refused_token_is_a_matter_of_the_stream() -> None:
     assert plain.received(refusal) == [Ended(number, text, 0)]
 
 
-def test_an_ended_watch_takes_no_other_with_it() -> None:
-    """Server ids of an earlier stream mean nothing on the next one."""
-    session, first = opened(5)
+def test_ids_of_an_earlier_stream_mean_nothing() -> None:
+    """An event under an old id is dropped, and a watch that ends takes none with it
+    that has its old id by now."""
+    session = WatchSession()
+    session.opened()
+    first, _ = session.add(create(5))
+    second, _ = session.add(create(5))
+    session.received(response(revision=9, watch_id=7, created=True))
+    session.received(response(revision=9, watch_id=0, created=True))
     session.lost()
     session.opened()
-    second, _ = session.add(create(6))
+    assert session.received(response(revision=9, watch_id=7, events=[5])) == []
+    session.received(response(revision=9, watch_id=0, created=True))
     refusal = response(
         revision=9, watch_id=-1, created=True, canceled=True, reason="denied"
     )
-    assert session.received(refusal) == [Ended(first, "denied", 0)]
-    session.received(response(revision=9, created=True))
+    assert session.received(refusal) == [Ended(second, "denied", 0)]
     assert revisions(session.received(response(revision=9, events=[7]))) == [7]
-    assert session.next_revision(second) == 8
+    assert session.next_revision(first) == 8
 
 
 class ModelServer:
