@@ -424,10 +424,12 @@ class Connection(Control):
             limits.keepalive_interval_s
             and self._begun
             and now >= self._now + limits.keepalive_interval_s
-            and (self.open_streams or limits.keepalive_idle)
         ):
-            self._ping_sent = now
-            self._out.append(frames.ping(KEEPALIVE_PING, ack=False))
+            if self.open_streams or limits.keepalive_idle:
+                self._ping_sent = now
+                self._out.append(frames.ping(KEEPALIVE_PING, ack=False))
+            else:
+                self._now = now
 
     def _first_output(self, settings: list[tuple[int, int]]) -> None:
         """What each side says at the beginning."""

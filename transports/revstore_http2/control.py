@@ -18,6 +18,7 @@ from revstore_http2 import frames
 from revstore_http2.codes import (
     FRAME_BYTES_LEAST,
     FRAME_BYTES_MOST,
+    STREAM_ID_MAX,
     WINDOW_MAX,
     ErrorCode,
     Flag,
@@ -46,6 +47,8 @@ class Control(Intake):
         """When the newest input came."""
         self._last_stream = 0
         """The highest number of a stream that the other side has opened."""
+        self._taken_max = STREAM_ID_MAX
+        """Streams with higher numbers are not looked at any more."""
         self._opened = 0
         """How many streams were opened, by either side."""
         self._finished_before = 0
@@ -125,12 +128,16 @@ class Control(Intake):
             raise ConnectionFault(
                 ErrorCode.PROTOCOL_ERROR, f"{what} on a stream that is not open (5.1)"
             )
-        if stream_id not in self._reset_here:
+        if not self._passed_over(stream_id):
             raise StreamFault(
                 stream_id,
                 ErrorCode.STREAM_CLOSED,
                 f"{what} on a stream that has ended (5.1)",
             )
+
+    def _passed_over(self, stream_id: int) -> bool:
+        """Whether frames of a stream that is over are ignored (rule 3)."""
+        return stream_id in self._reset_here or stream_id > self._taken_max
 
     def _on_priority(self, flags: int, stream_id: int, payload: bytes) -> None:
         self._count_control()

@@ -71,11 +71,12 @@ class Intake(Sending):
                     ErrorCode.PROTOCOL_ERROR,
                     "the content is not as long as content-length says (8.1.1)",
                 )
+        # Before anything else, so that no credit is given to one that needs none.
+        stream.ended_there = end
         try:
             if data:
                 self._assemble(stream, data)
             if end:
-                stream.ended_there = True
                 self._give_back(stream)
                 if stream.body:
                     raise CallFault(Status.INTERNAL, "unexpected EOF")

@@ -366,7 +366,7 @@ class ServerConnection(Connection):
             if stream_id in self._streams:
                 reason = "HEADERS on a stream that has ended (5.1)"
                 raise StreamFault(stream_id, ErrorCode.STREAM_CLOSED, reason)
-            if stream_id not in self._reset_here:
+            if not self._passed_over(stream_id):
                 raise ConnectionFault(
                     ErrorCode.STREAM_CLOSED,
                     "HEADERS on a stream that is closed (5.1, 5.1.1)",
@@ -563,6 +563,7 @@ class ServerConnection(Connection):
             return
         self._drain_deadline = None
         self._streams_max = 0
+        self._taken_max = self._last_stream
         self._write_goaway(self._last_stream, ErrorCode.NO_ERROR, "")
         self._stream_closed()
 
