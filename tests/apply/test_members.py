@@ -1,12 +1,10 @@
-"""Members in the log's metadata, and those that leave through a joint phase."""
+"""Members that leave, through a joint phase and without one."""
 
 from __future__ import annotations
 
 import pytest
 
 from revstore.apply.cluster import Cluster, member_context
-from revstore.apply.entries import decode_metadata, encode_metadata
-from revstore.errors import CorruptionError
 from revstore.interfaces.consensus import (
     ConfChange,
     ConfChangeSingle,
@@ -15,26 +13,8 @@ from revstore.interfaces.consensus import (
 from revstore.mvcc import tables
 from revstore.mvcc.store import Store, StoreOptions
 from revstore.proto import membership_pb2
-from revstore.proto.etcdserver_pb2 import Metadata
 from revstore.types import ConfState
 from revstore_memory.backend import MemoryBackend
-
-
-def test_metadata_keep_whom_a_member_joined() -> None:
-    """Ids and URLs come back; etcd's own fields stand first, as etcd writes them."""
-    members = {7: ("http://a:1", "http://b:2"), 3: ("http://c:3",)}
-    record = encode_metadata(5, 9, members)
-    assert decode_metadata(record) == (5, 9, members)
-    etcd = Metadata(NodeID=5, ClusterID=9).SerializeToString()
-    assert record.startswith(etcd)
-    assert encode_metadata(5, 9) == etcd
-
-
-def test_damaged_members_in_metadata_are_an_error() -> None:
-    """A member that cannot be read is no member that is left out."""
-    record = encode_metadata(5, 9, {7: ("http://a:1",)})
-    with pytest.raises(CorruptionError):
-        decode_metadata(record[:-3])
 
 
 @pytest.fixture

@@ -134,14 +134,41 @@ def test_who_joined_and_heard_nothing_yet_can_answer_after_a_restart(
     leader.replica.change_members(change, answers.append)
     stage.pass_time(0.4)
     assert answers == [None]
-    members = {m.ID: tuple(m.peerURLs) for m in leader.replica.members()}
-    added = next(member for member, found in members.items() if found == urls)
-    node = stage.cluster.join(added, 11, members)
+    members = leader.replica.members()
+    added = next(member.ID for member in members if tuple(member.peerURLs) == urls)
+    node = stage.cluster.join(added, 11)
     node.crash(power=False)
     assert node.replica.store.applied_index == 0
     stage.pass_time(3.0)
     assert node.serving
     assert node.replica.applied == leader.replica.applied
+
+
+def test_a_member_answers_a_leader_that_was_added_while_it_was_down(
+    stage: Stage,
+) -> None:
+    """Its membership did not name the leader, so it never caught up (seed 13)."""
+    sleeper = stage.follower()
+    sleeper.on_crash = lambda node: None
+    sleeper.crash(power=False)
+    answers: list[ApiError | None] = []
+    urls = ("http://m11:2380",)
+    change = MemberChange(kind=MemberChangeKind.ADD, peer_urls=urls)
+    stage.leader().replica.change_members(change, answers.append)
+    stage.pass_time(0.4)
+    members = stage.leader().replica.members()
+    added = next(member.ID for member in members if tuple(member.peerURLs) == urls)
+    stage.cluster.join(added, 11)
+    stage.pass_time(2.0)
+    stage.leader().replica.transfer_leader(added, answers.append)
+    stage.pass_time(2.0)
+    assert answers == [None, None]
+    assert stage.leader().member_id == added
+    stage.cluster.restart(sleeper)
+    stage.pass_time(3.0)
+    assert stage.leader().member_id == added
+    assert sleeper.serving
+    assert sleeper.replica.applied == stage.leader().replica.applied
 
 
 def test_who_hears_that_it_was_removed_stays_for_a_while(stage: Stage) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from random import Random
 
 from revstore.errors import StorageError
@@ -38,14 +37,9 @@ class SimCluster:
             self._add(Node(self.world, self.network, self.checkers, number, urls))
         self.cluster_id = ids.cluster_id(node.member_id for node in self.nodes)
 
-    def join(
-        self, member_id: int, number: int, members: Mapping[int, Sequence[str]]
-    ) -> Node:
-        """Start a member that was added to the running cluster.
-
-        ``members`` are the URLs of all whom the cluster names, by id.
-        """
-        joining = Joining(member_id, self.cluster_id, members)
+    def join(self, member_id: int, number: int) -> Node:
+        """Start a member that was added to the running cluster."""
+        joining = Joining(member_id, self.cluster_id)
         node = Node(self.world, self.network, self.checkers, number, {}, joining)
         self._add(node)
         return node

@@ -34,6 +34,10 @@ REFUSED_PAUSE_S = 2.0
 """Pause of who was turned away."""
 
 
+PROPOSAL = bytes((0x08, MessageType.PROP))
+"""What a forwarded proposal begins with: its type."""
+
+
 class Receiver(Protocol):
     """A process that takes payloads; a frozen one takes them when it thaws."""
 
@@ -80,7 +84,7 @@ def may_double(payload: bytes) -> bool:
     Raft's messages do not, which is more than the contract asks for, but a forwarded
     proposal and a call have no identity by which a second one could be known.
     """
-    return payload[0] != 0 and payload[1] != MessageType.PROP
+    return payload[0] != 0 and payload[:2] != PROPOSAL
 
 
 class Datagrams:

@@ -112,8 +112,7 @@ class Operators:
                 number = int(member.peerURLs[0].split("://m")[1].split(":")[0])
                 self._world.note("ops", f"m{number} gets a machine: {member.ID:x}")
                 self._world.figures["members added"] += 1
-                urls = {m.ID: list(m.peerURLs) for m in node.replica.members()}
-                self._cluster.join(member.ID, number, urls)
+                self._cluster.join(member.ID, number)
         self._world.loop.after(0.3, self._look_around)
 
     def _clear_out(self) -> None:

@@ -22,7 +22,7 @@ from revstore.interfaces.peers import (
     Peers,
     PeerStats,
 )
-from revstore.node.peering import CALL, Peering
+from revstore.node.peering import CALL, INTRODUCTION, Peering
 from revstore.node.replica import Replica
 from revstore.peer.codec import decode_message
 from revstore_conformance.sim.checkers import Promises
@@ -115,6 +115,8 @@ class Talk(Peers):
         figures["messages sent"] += 1
         if payload[:1] == CALL:
             figures["calls between members"] += 1
+        elif payload[:1] == INTRODUCTION:
+            figures["introductions"] += 1
         elif self._sent % CHECK_EVERY == 0:
             figures["checked: messages as bytes"] += 1
             found = decode_message(payload)
@@ -217,6 +219,8 @@ def describe_payload(sender: int, payload: bytes) -> str:
     """What arrives, on one line."""
     if payload[:1] == CALL:
         return f"<- call of {sender:x}: {payload[CALL_HEAD_BYTES:60]!r}"
+    if payload[:1] == INTRODUCTION:
+        return f"<- introduction of {sender:x}"
     return describe(decode_message(payload))
 
 

@@ -9,22 +9,17 @@ Rules of this file:
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from google.protobuf.message import DecodeError, Message
-from google.protobuf.unknown_fields import UnknownFieldSet
 
 from revstore.errors import CorruptionError
 from revstore.proto.etcdserver_pb2 import Metadata
-from revstore.proto.membership_pb2 import Member, RaftAttributes
 from revstore.proto.raft_internal_pb2 import InternalRaftRequest
 from revstore.proto.varint import varint
 
 HEADER_TAG = varint(100 << 3 | 2)
-METADATA_MEMBERS = 15
-"""Number of the field of a log's metadata that etcd does not have."""
 LOW_BITS = 14
 LOW_COUNT = 1 << LOW_BITS
 
@@ -156,46 +151,19 @@ def decode(data: bytes) -> Decoded:
     )
 
 
-def encode_metadata(
-    member_id: int, cluster_id: int, members: Mapping[int, Sequence[str]] | None = None
-) -> bytes:
-    """The metadata record of a write-ahead log.
-
-    ``members`` are the peer URLs by id of those whom a member joins: until it has
-    applied the membership, also in a later start, it can answer nobody else. They
-    follow etcd's record as a field that is unknown to it.
-    """
-    record = Metadata(NodeID=member_id, ClusterID=cluster_id).SerializeToString()
-    for number, urls in sorted((members or {}).items()):
-        attributes = RaftAttributes(peer_urls=urls)
-        body = Member(ID=number, raft_attributes=attributes).SerializeToString()
-        record += varint(METADATA_MEMBERS << 3 | 2) + varint(len(body)) + body
-    return record
+def encode_metadata(member_id: int, cluster_id: int) -> bytes:
+    """The metadata record of a write-ahead log."""
+    return Metadata(NodeID=member_id, ClusterID=cluster_id).SerializeToString()
 
 
-class LogOwner(NamedTuple):
-    """Whose write-ahead log it is."""
-
-    member_id: int
-    cluster_id: int
-    joined: Mapping[int, Sequence[str]]
-    """Peer URLs by id of those whom it joined."""
-
-
-def decode_metadata(data: bytes) -> LogOwner:
-    """Whose a write-ahead log is, by its metadata.
+def decode_metadata(data: bytes) -> tuple[int, int]:
+    """(member id, cluster id) of a write-ahead log's metadata.
 
     Raises:
         CorruptionError: the bytes are no metadata.
     """
     try:
         message = Metadata.FromString(data)
-        joined = {}
-        fields: Iterable[Any] = UnknownFieldSet(message)  # type: ignore[assignment] # stub
-        for field in fields:
-            if field.field_number == METADATA_MEMBERS:
-                member = Member.FromString(field.data)
-                joined[member.ID] = tuple(member.raft_attributes.peer_urls)
     except DecodeError as exc:
         raise CorruptionError(f"write-ahead log metadata is damaged: {exc}") from exc
-    return LogOwner(message.NodeID, message.ClusterID, joined)
+    return message.NodeID, message.ClusterID

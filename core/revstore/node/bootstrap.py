@@ -69,8 +69,6 @@ class Joining(NamedTuple):
 
     member_id: int
     cluster_id: int
-    members: Mapping[int, Sequence[str]] = {}
-    """Peer URLs of the members, by id."""
 
 
 class Place(NamedTuple):
@@ -197,7 +195,7 @@ def open_replica(
         wal = plugins.make_wal(
             settings.wal.name,
             place.wal,
-            entries.encode_metadata(*joining),
+            entries.encode_metadata(joining.member_id, joining.cluster_id),
             threaded,
             dict(settings.wal.options),
         )
@@ -242,7 +240,7 @@ def _join(
     initial: list[membership_pb2.Member],
 ) -> Replica:
     recovery = wal.recovery()
-    own_id, cluster_id, joined = entries.decode_metadata(recovery.metadata)
+    own_id, cluster_id = entries.decode_metadata(recovery.metadata)
     if not own_id:
         raise ConfigError(
             f"data directory {settings.data_dir} is of a start that never finished; "
@@ -303,9 +301,7 @@ def _join(
     )
     seed = own_id ^ (int(unix_time * 1000) << 20)
     parts = Parts(backend, store, wal, consensus, hub, lessor, auth, inbox)
-    replica = Replica(settings, parts, shell, own_id, cluster_id, seed, wall_now)
-    replica.joined = joined
-    return replica
+    return Replica(settings, parts, shell, own_id, cluster_id, seed, wall_now)
 
 
 def initial_members(settings: MemberSettings) -> list[membership_pb2.Member]:

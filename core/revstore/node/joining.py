@@ -88,8 +88,7 @@ def _joining(
             continue
         problem = _mismatch(settings, answer)
         if not problem:
-            members = {m.ID: tuple(m.peerURLs) for m in answer.members}
-            return Joining(mine.ID, answer.header.cluster_id, members)
+            return Joining(mine.ID, answer.header.cluster_id)
     raise ConfigError(problem)
 
 

@@ -2,12 +2,15 @@
 
 Rules of this file:
 
-1. Whom this member talks to follows the applied membership; before that is known, the
-   members that it joined. Whoever leaves through a joint phase decides until its end.
+1. Whom this member talks to follows the applied membership. Whoever leaves through a
+   joint phase decides until its end.
 2. A member that was removed is turned away with ``REMOVED``; whoever hears that word
    stops (etcd: "the member has been permanently removed from the cluster"), but not at
    once: others that have not heard of its removal may still need it.
-3. Everything here runs on the loop, and nothing decides: consensus and replica do.
+3. The membership of a member that is behind, or has just joined, may lack the very
+   member that it has to answer, such as its leader. So everybody says now and then to
+   everybody else where it can be reached (etcd: the header X-PeerURLs).
+4. Everything here runs on the loop, and nothing decides: consensus and replica do.
 """
 
 from __future__ import annotations
@@ -17,6 +20,7 @@ from random import Random
 from typing import Protocol
 
 import msgspec
+from google.protobuf.message import DecodeError
 
 from revstore import logs
 from revstore.errors import ConfigError, TransportError
@@ -36,12 +40,16 @@ from revstore.node.replica import Replica
 from revstore.node.snapshot_streams import SnapshotStreams
 from revstore.peer.calls import FIRST_BYTE
 from revstore.peer.codec import MessageEncoder, decode_message, lane_of
-from revstore.proto import rpc_pb2
+from revstore.proto import membership_pb2, rpc_pb2
 from revstore.snapshot.format import require_arrow
 
 LOG = logs.get(__name__)
 
 CALL = bytes((FIRST_BYTE,))
+INTRODUCTION = b"\x01"
+"""First byte of a payload that is neither a call nor, as those begin, Raft's message:
+what follows is a membershippb.Member, the sender and its peer URLs (rule 3)."""
+STRANGERS_MAX = 64
 
 SMALL_CALL_BYTES = 64 * 1024
 """Longer calls and answers wait with the entries, so that votes need not."""
@@ -73,6 +81,10 @@ class Peering(PeerHandler):
     def __init__(self, replica: Replica) -> None:
         self._replica = replica
         self._known: set[int] = set()
+        self._strangers: dict[int, Sequence[str]] = {}
+        """Peer URLs by id of those who introduced themselves and are no members yet."""
+        self._introduce_at: dict[int, float] = {}
+        """When a member is told next where this one is."""
         self._encoder = MessageEncoder()
         self._peers: Peers | None = None
         self._streams: SnapshotStreams | None = None
@@ -163,13 +175,14 @@ class Peering(PeerHandler):
     def _wanted(self) -> dict[int, Sequence[str]]:
         """Peer URLs by id of all whom this member has to talk to."""
         cluster = self._replica.cluster
-        wanted = {
-            member: urls
-            for member, urls in self._replica.joined.items()
-            if not cluster.is_removed(member)
+        wanted: dict[int, Sequence[str]] = {
+            member.ID: list(member.raft_attributes.peer_urls)
+            for member in (*cluster.members(), *cluster.leaving())
         }
-        for member in (*cluster.members(), *cluster.leaving()):
-            wanted[member.ID] = list(member.raft_attributes.peer_urls)
+        for stranger in tuple(self._strangers):
+            if stranger in wanted or cluster.is_removed(stranger):
+                del self._strangers[stranger]
+        wanted.update(self._strangers)
         wanted.pop(self._replica.member_id, None)
         return wanted
 
@@ -183,11 +196,27 @@ class Peering(PeerHandler):
     def send(self, messages: Sequence[Message]) -> None:
         """Hand messages to their links, in order. Raises: nothing."""
         peers, encode = self.peers, self._encoder.encode
+        now = self._replica.clock.now()
         for message in messages:
+            if now >= self._introduce_at.get(message.to, now):
+                self._introduce(message.to, now)
             if message.type is not MessageType.SNAP:
                 peers.send(message.to, lane_of(message), encode(message))
             elif self.carrier is not None:
                 self.carrier.send(message)
+
+    def _introduce(self, member: int, now: float) -> None:
+        """Tell a member where this one can be reached (rule 3)."""
+        replica = self._replica
+        self._introduce_at[member] = now + replica.settings.election_timeout_s
+        own = replica.cluster.member(replica.member_id) or membership_pb2.Member(
+            ID=replica.member_id,
+            raft_attributes=membership_pb2.RaftAttributes(
+                peer_urls=replica.settings.peer_urls
+            ),
+        )
+        payload = INTRODUCTION + own.SerializeToString()
+        self.peers.send(member, Lane.CONTROL, payload)
 
     def send_call(self, member: int, payload: bytes) -> bool:
         """Hand a call of one member to another to its link. Raises: nothing."""
@@ -200,6 +229,9 @@ class Peering(PeerHandler):
         """See ``PeerHandler``."""
         if payload[:1] == CALL:
             self._replica.receive_call(sender, payload)
+            return
+        if payload[:1] == INTRODUCTION:
+            self._introduced(sender, payload)
             return
         try:
             message = decode_message(payload)
@@ -214,6 +246,21 @@ class Peering(PeerHandler):
             )
             return
         self._replica.receive((message,))
+
+    def _introduced(self, sender: int, payload: bytes) -> None:
+        """A member says where it is; news only if it is not known (rule 3)."""
+        if sender in self._known or len(self._strangers) >= STRANGERS_MAX:
+            return
+        try:
+            found = membership_pb2.Member.FromString(payload[1:])
+        except DecodeError as exc:
+            LOG.warn("unreadable introduction", member=f"{sender:x}", error=f"{exc}")
+            return
+        urls = list(found.raft_attributes.peer_urls)
+        if sender == found.ID and urls:
+            LOG.info("a member introduced itself", member=f"{sender:x}", urls=urls)
+            self._strangers[sender] = urls
+            self.members_changed()
 
     def on_stream(self, stream: IncomingStream) -> None:
         """See ``PeerHandler``."""

@@ -19,7 +19,7 @@ Rules of this file:
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from google.protobuf.message import Message as ProtoMessage
@@ -141,8 +141,6 @@ class Replica(ReplicaFacts):
         """Whether a snapshot is being taken over."""
         self.removed = False
         """Whether this member was removed from its cluster."""
-        self.joined: Mapping[int, Sequence[str]] = {}
-        """Peer URLs by id of those whom it joined at its first start."""
         self.wall_now = wall_now
         """Seconds since 1970; only ids of new members depend on it."""
         self.on_leader_lost: Callable[[], None] | None = None
