@@ -171,6 +171,28 @@ def test_all_without_a_leader_give_their_own_answer() -> None:
     run(main())
 
 
+def test_a_repeated_read_goes_to_a_member_that_has_not_failed_it() -> None:
+    """Also while the one that failed it looks healthy: its time-out says little."""
+
+    async def main() -> None:
+        cluster = FakeCluster(2)
+        keys: list[bytes] = []
+
+        def time_out(body: bytes, _: object) -> Answer:
+            keys.append(rpc_pb2.RangeRequest.FromString(body).key)
+            return errors.TIMEOUT
+
+        cluster[0].answers["Range"] = time_out
+        cluster[1].answers["Range"] = range_answer
+        async with await cluster.client() as client:
+            await asyncio.sleep(0.1)
+            await asyncio.gather(*(client.get(str(number)) for number in range(7)))
+        assert keys
+        assert len(keys) == len(set(keys))
+
+    run(main())
+
+
 def test_refusals_are_handed_on_at_once() -> None:
     """What the cluster refuses is not tried again."""
 

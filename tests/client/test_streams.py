@@ -107,6 +107,28 @@ def test_a_watch_moves_on_when_its_member_fails() -> None:
     run(main())
 
 
+def test_what_a_broken_stream_did_not_take_is_not_sent_twice() -> None:
+    """Two watches whose first stream breaks at once are asked for once on the next."""
+
+    async def main() -> None:
+        cluster = FakeCluster(1)
+        watched = Watched(cluster)
+        cluster[0].refuse_stream = LOST
+        async with await cluster.client() as client:
+            watchers = [client.watch("k"), client.watch("k")]
+            await until(lambda: WATCH in cluster[0].opened, "the first stream")
+            cluster[0].refuse_stream = None
+            for watcher in watchers:
+                await watcher.started()
+            assert watched.starts == [0, 0]
+            watched.write()
+            for watcher in watchers:
+                assert await read(watcher, 1) == [2]
+                watcher.close()
+
+    run(main())
+
+
 def test_many_watches_share_a_stream() -> None:
     """Ten watches are one stream, which ends with the last of them."""
 
