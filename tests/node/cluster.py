@@ -12,9 +12,11 @@ from google.protobuf.message import Message as ProtoMessage
 
 from revstore.api.inprocess import DirectCall, DirectStream, invoke, open_stream
 from revstore.api.service import Services, build_table
+from revstore.errors import CorruptionError
 from revstore.interfaces.consensus import Message, MessageType
 from revstore.node.replica import Replica
 from revstore.node.settings import PluginChoice
+from revstore.node.snapshots import Outgoing, Refused
 from revstore.peer.codec import MessageEncoder, decode_message
 from revstore.proto import rpc_pb2
 from tests.node.virtual import VirtualShell
@@ -51,6 +53,9 @@ class VirtualMember(VirtualShell):
 
     def _send(self, replica: Replica, messages: Sequence[Message]) -> None:
         for message in messages:
+            if message.type is MessageType.SNAP:
+                replica.snapshots.open(message, partial(self.cluster.carry, self))
+                continue
             data = self.encoder.encode(message)
             self.cluster.wire.append((replica.member_id, message.to, data))
 
@@ -89,6 +94,8 @@ class VirtualCluster:
         self.lost = 0
         self.lose: Callable[[int, int, bytes], bool] = lambda sender, to, data: False
         """Which payloads are lost besides those on cut links."""
+        self.carry: Callable[[VirtualMember, Outgoing], None] = self.carry_whole
+        """What happens to the snapshots that members send."""
         self.members = {name: VirtualMember(self, name, path / name) for name in names}
         for member in self.members.values():
             member.start()
@@ -122,10 +129,32 @@ class VirtualCluster:
             if data[0] == 0:
                 target.replica.receive_call(sender, data)
                 continue
-            message = decode_message(data)
-            target.replica.receive((message,))
-            if message.type is MessageType.SNAP and sender in there:
-                there[sender].replica.consensus.report_snapshot(to, True)
+            target.replica.receive((decode_message(data),))
+
+    def carry_whole(self, sender: VirtualMember, outgoing: Outgoing) -> None:
+        """Bring a snapshot to its receiver at once."""
+        sent = partial(sender.replica.snapshots.sent, outgoing)
+        to = outgoing.message.to
+        target = {one.replica.member_id: one for one in self.up}.get(to)
+        if target is None or (sender.replica.member_id, to) in self.cut_links:
+            sent("the member cannot be reached")
+            return
+        receiver = target.replica.snapshots
+        try:
+            incoming = receiver.receive(sender.replica.member_id, outgoing.offer)
+        except Refused as exc:
+            sent(f"{exc}")
+            return
+        try:
+            while (piece := outgoing.read()) is not None:
+                incoming.write(piece)
+            incoming.finish()
+        except CorruptionError as exc:
+            receiver.broken(incoming)
+            sent(f"{exc}")
+            return
+        receiver.received(incoming)
+        sent()
 
     def advance(self, seconds: float) -> None:
         """Let time pass in heartbeats, settling after each."""

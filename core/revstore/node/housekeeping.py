@@ -174,7 +174,7 @@ class Housekeeping:
         self._marked_bytes = self._flushing_bytes
         alone = not self._replica.multi_member
         keep = durable if alone else durable - settings.catchup_entries
-        keep = self._replica.snapshots.log_needed(keep)
+        keep = self._replica.snapshots.purgeable(keep)
         if keep > 0:
             wal.purge_to(keep)
 

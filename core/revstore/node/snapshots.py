@@ -16,8 +16,9 @@ Rules of this file:
 3. One snapshot at a time goes to each member, and one comes in. The newer one goes on:
    terms decide, and within a term there is one sender.
 4. Every snapshot that consensus asked for is reported to it, once.
-5. A snapshot that is on its way keeps the log behind it from being purged, and so does
-   one that arrived, for a while: its receiver needs the rest.
+5. A snapshot that is on its way keeps the log from its own entry on from being purged,
+   and so does one that arrived, for a while: its receiver needs what follows, and the
+   term of the entry before that.
 """
 
 from __future__ import annotations
@@ -84,7 +85,7 @@ class Outgoing:
         self.over = False
         """Whether nobody wants it any more: stop, and report it with ``sent``."""
         self.log_needed = log_needed
-        """The log behind this entry has to stay (rule 5)."""
+        """The log from this entry on has to stay (rule 5)."""
         self.offer = b""
         """What to open the stream with."""
         self.header: SnapshotHeader | None = None
@@ -215,7 +216,7 @@ class Snapshots:
         self._inbox = inbox
         self._sending: dict[int, Outgoing] = {}
         self._arrived: list[tuple[float, int]] = []
-        """(until when, behind which entry) the log stays for receivers (rule 5)."""
+        """(until when, from which entry on) the log stays for receivers (rule 5)."""
         self._incoming: Incoming | None = None
         self._received = 0
 
@@ -280,16 +281,16 @@ class Snapshots:
         replica.consensus.report_snapshot(to, not failure)
         replica.shell.request_pump()
 
-    def log_needed(self, index: int) -> int:
+    def purgeable(self, index: int) -> int:
         """How far the log may be purged if ``index`` is wished for (rule 5).
 
         Raises: nothing.
         """
         now = self._replica.clock.now()
         self._arrived = [kept for kept in self._arrived if kept[0] > now]
-        kept = [outgoing.log_needed for outgoing in self._sending.values()]
-        kept += [behind for _, behind in self._arrived]
-        return min([index, *kept])
+        needed = [outgoing.log_needed for outgoing in self._sending.values()]
+        needed += [first for _, first in self._arrived]
+        return min(index, *(first - 1 for first in needed)) if needed else index
 
     # ----- receiving
 
