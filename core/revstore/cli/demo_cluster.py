@@ -204,8 +204,9 @@ def _tell_start(cluster: DemoCluster, say: Say) -> None:
             f"  log {member.log_path}"
         )
     say("")
-    say(f"try:  export ETCDCTL_API=3 ETCDCTL_ENDPOINTS={endpoints}")
-    say("      etcdctl put hello world; etcdctl endpoint status -w table")
+    say(f"try:  export ETCDCTL_API=3 ENDPOINTS={endpoints}")
+    say("      etcdctl --endpoints $ENDPOINTS put hello world")
+    say("      etcdctl --endpoints $ENDPOINTS endpoint status -w table")
     say("stop with Ctrl-C")
     say("")
 
