@@ -268,14 +268,7 @@ def _join(
         dict(settings.consensus.options),
     )
     started = shell.clock.now()
-    min_ttl = -(-3 * settings.election_timeout_s // 2)
-    lessor = Lessor(
-        store,
-        shell.clock,
-        min_ttl_s=int(min_ttl),
-        random=random,
-        checkpoints=settings.lease_checkpoints,
-    )
+    lessor = _make_lessor(settings, store, shell, random)
     hub = WatchHub(
         store,
         shell.clock,
@@ -302,6 +295,19 @@ def _join(
     seed = own_id ^ (int(unix_time * 1000) << 20)
     parts = Parts(backend, store, wal, consensus, hub, lessor, auth, inbox)
     return Replica(settings, parts, shell, own_id, cluster_id, seed, wall_now)
+
+
+def _make_lessor(
+    settings: MemberSettings, store: Store, shell: Shell, random: Random
+) -> Lessor:
+    min_ttl = -(-3 * settings.election_timeout_s // 2)
+    return Lessor(
+        store,
+        shell.clock,
+        min_ttl_s=int(min_ttl),
+        random=random,
+        checkpoints=settings.lease_checkpoints,
+    )
 
 
 def initial_members(settings: MemberSettings) -> list[membership_pb2.Member]:

@@ -143,14 +143,10 @@ class Replica(ReplicaFacts):
         """Whether this member was removed from its cluster."""
         self.wall_now = wall_now
         """Seconds since 1970; only ids of new members depend on it."""
-        self.on_leader_lost: Callable[[], None] | None = None
-        """Called when no leader was known for three election timeouts."""
         self._leaderless_since: float | None = None
         self.send: Callable[[Sequence[Message]], None] | None = None
         """Where messages to other members go; set by whoever has peers. Those of type
         SNAP have no data: see ``Snapshots.open``."""
-        self.on_members: Callable[[], None] | None = None
-        """Called when the applied membership has changed; set likewise."""
         self.calls = PeerCalls(shell.clock, self._send_call, request_id_seed)
         status = parts.consensus.status()
         self._term = status.term
