@@ -303,6 +303,13 @@ class ClientConnection(Connection):
             self._write_reset(stream.stream_id, ErrorCode.CANCEL)
         self._forget(stream.stream_id)
 
+    def _take_data(self, stream: Stream, data: bytes, end: bool) -> None:
+        if stream.attached is None:
+            raise StreamFault(
+                stream.stream_id, ErrorCode.PROTOCOL_ERROR, "DATA before HEADERS (8.1)"
+            )
+        super()._take_data(stream, data, end)
+
     def _stream_ended(self, stream: Stream) -> None:
         raise CallFault(Status.INTERNAL, "the server ended the call without trailers")
 
