@@ -124,6 +124,13 @@ class Cluster:
 
     def __init__(self, store: Store) -> None:
         self._store = store
+        self._version: str | None = None
+        self._learners: frozenset[int] | None = None
+        """The newest of both, None where they must be read: every call asks for them."""
+
+    def reload(self) -> None:
+        """The store holds another state now: read again what is asked for."""
+        self._version = self._learners = None
 
     def members(self) -> list[membership_pb2.Member]:
         """All members by id."""
@@ -163,6 +170,14 @@ class Cluster:
         row = self._store.system_get(tables.CLUSTER, CONF)
         return None if row is None else decode_conf_state(row)
 
+    def learners(self) -> frozenset[int]:
+        """Who does not vote, at the applied index."""
+        found = self._learners
+        if found is None:
+            conf = self.conf_state()
+            found = self._learners = frozenset(conf.learners if conf else ())
+        return found
+
     def set_conf_state(self, conf: ConfState) -> None:
         """Remember consensus' membership together with the applied index."""
         message = raft_pb2.ConfState(
@@ -174,6 +189,7 @@ class Cluster:
         )
         row = message.SerializeToString()
         self._store.system_put(tables.CLUSTER, CONF, row)
+        self._learners = None
         for member in self.leaving():
             if member.ID not in conf.voters_outgoing:
                 key = LEAVING + pack(">Q", member.ID)
@@ -235,11 +251,15 @@ class Cluster:
     def set_version(self, version: str) -> None:
         """The cluster version that the members agreed on."""
         self._store.system_put(tables.CLUSTER, VERSION, version.encode())
+        self._version = None
 
     def version(self) -> str:
         """The cluster version, empty until it is decided."""
-        row = self._store.system_get(tables.CLUSTER, VERSION)
-        return "" if row is None else row.decode()
+        found = self._version
+        if found is None:
+            row = self._store.system_get(tables.CLUSTER, VERSION)
+            found = self._version = "" if row is None else row.decode()
+        return found
 
     def set_downgrade(self, request: membership_pb2.DowngradeInfoSetRequest) -> None:
         """A downgrade begins, or ends."""

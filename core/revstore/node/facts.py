@@ -82,7 +82,7 @@ class ReplicaFacts:
     @property
     def is_learner(self) -> bool:
         """Whether this member does not vote."""
-        return self.member_id in self.consensus.status().conf_state.learners
+        return self.member_id in self.cluster.learners()
 
     @property
     def applied(self) -> int:

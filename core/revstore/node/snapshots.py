@@ -439,4 +439,5 @@ class Snapshots:
         replica.lessor.reload()
         replica.auth.reload()
         replica.alarms.reload()
+        replica.cluster.reload()
         LOG.info("took over a snapshot", index=snapshot.meta.index)
