@@ -65,6 +65,7 @@ class AsyncWatcher:
         self._count = 0
         self._parked = False
         self._closed = False
+        self._stood = False
         self._error: RevstoreError | None = None
         self._arrived = asyncio.Event()
         self._started = asyncio.Event()
@@ -77,7 +78,7 @@ class AsyncWatcher:
     async def started(self) -> Self:
         """Wait until the watch stands. Raises: WatchCanceled: it was refused."""
         await self._started.wait()
-        if self._error is not None and not self._batches:
+        if self._error is not None and not self._stood:
             self._raise()
         return self
 
@@ -157,6 +158,7 @@ class AsyncWatcher:
 
     def created(self) -> None:
         """Called by the stream."""
+        self._stood = True
         self._started.set()
 
     def end(self, error: RevstoreError) -> None:
