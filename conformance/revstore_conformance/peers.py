@@ -259,8 +259,10 @@ async def check_p11_removed(cluster: Cluster) -> None:
     assert "removed" in two.refused[0][1]
     one.messages.clear()
     two.messages.clear()
-    two.peers.send(1, Lane.CONTROL, b"into the void")
-    await cluster.settle()
+    # Longer than the longest pause, so that attempts to come back are seen to fail.
+    for _ in range(3):
+        two.peers.send(1, Lane.CONTROL, b"into the void")
+        await cluster.settle()
     assert not one.messages
     assert not two.messages
     one.peers.remove_peer(2)

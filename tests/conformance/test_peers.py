@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -11,8 +12,11 @@ import grpc
 import grpc.aio
 import pytest
 
+from revstore.interfaces import peers as interface
 from revstore.interfaces.peers import Lane, PeerTransport
 from revstore.peer.memory import SCHEME, MemoryNetwork
+from revstore.plugin.manager import PluginManager
+from revstore_conformance import peers, peers_streams
 from revstore_conformance.peers import CHECKS, Check, Harness, name_of, run
 from revstore_conformance.peers_harness import DEFAULT_CLUSTER
 from revstore_grpcio.peer_wire import LANE_PATH, Hello, write_hello
@@ -84,12 +88,63 @@ class MemoryHarness:
         self.network.garbage(url, data)
 
 
+HARNESSES: dict[str, Harness] = {
+    "tcp": TcpHarness(),
+    "grpcio": GrpcioHarness(),
+    "memory": MemoryHarness(),
+}
+
+
 @pytest.mark.parametrize("check", CHECKS, ids=name_of)
-@pytest.mark.parametrize(
-    "harness",
-    [TcpHarness(), GrpcioHarness(), MemoryHarness()],
-    ids=["tcp", "grpcio", "memory"],
-)
+@pytest.mark.parametrize("harness", HARNESSES.values(), ids=HARNESSES)
 def test_contract(harness: Harness, check: Check) -> None:
     """Every clause of the contract holds."""
     run(check, harness)
+
+
+def test_no_check_is_left_out() -> None:
+    """Every check that is written is in the list of checks, once."""
+    written = {
+        function
+        for module in (peers, peers_streams)
+        for name, function in vars(module).items()
+        if name.startswith("check_")
+    }
+    assert written == set(CHECKS)
+    assert len(CHECKS) == len(set(CHECKS))
+
+
+def test_every_clause_has_a_check() -> None:
+    """Every clause of the contract is named by a check."""
+    clauses = re.findall(r"^(P-\d\d) ", interface.__doc__ or "", re.MULTILINE)
+    assert clauses == [f"P-{number:02}" for number in range(1, len(clauses) + 1)]
+    named = " ".join(check.__doc__ or "" for check in CHECKS)
+    assert [clause for clause in clauses if clause not in named] == []
+
+
+def test_every_transport_runs_every_case(request: pytest.FixtureRequest) -> None:
+    """The same cases are collected for every transport, and none of them is skipped or
+    expected to fail."""
+    module = request.node.getparent(pytest.Module)
+    assert module is not None
+    found: dict[str, list[str]] = {}
+    for item in module.collect():
+        if isinstance(item, pytest.Function) and item.originalname == "test_contract":
+            transport, _, case = item.callspec.id.partition("-")
+            found.setdefault(transport, []).append(case)
+            marks = {mark.name for mark in item.iter_markers()}
+            assert marks <= {"parametrize"}, item.name
+    names = [name_of(check) for check in CHECKS]
+    assert found == dict.fromkeys(HARNESSES, names)
+
+
+def test_no_transport_is_left_out() -> None:
+    """Every shipped transport that connects members is tested here."""
+    plugins = PluginManager()
+    shipped = {
+        name
+        for name in plugins.names("transport")
+        if plugins.find("transport", name).capabilities.peers
+    }
+    assert shipped <= set(HARNESSES)
+    assert {"tcp", "grpcio"} <= shipped

@@ -566,6 +566,21 @@ def test_too_many_streams() -> None:
     run(check)
 
 
+def test_a_refused_member_waits_longest() -> None:
+    """P-06: who was refused does not knock again until the longest pause is over."""
+
+    async def check(cluster: Cluster) -> None:
+        one = await cluster.start(1, retry_min_s=0.001, retry_max_s=5000.0)
+        two = await cluster.start(2)
+        two.turn_away[1] = "not now"
+        one.peers.set_peer(2, two.peers.addresses())
+        await cluster.until(lambda: len(one.refused) == 2, "both lanes refused")
+        await cluster.settle()
+        assert one.refused == [(2, "not now")] * 2
+
+    run(check)
+
+
 def test_the_role_is_announced() -> None:
     """The plugin may be chosen as the transport between members."""
     transport = make(NoOptions())

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
 
+import grpc
+import grpc.aio
 import pytest
 from tests.transports.certificates import Authority
 from tests.transports.grpcio_support import run
@@ -18,7 +22,9 @@ from revstore_conformance.peers_harness import (
     captured_logs,
     said,
 )
-from revstore_grpcio.peer_tls import Names
+from revstore_grpcio.addresses import parse_peer_url
+from revstore_grpcio.peer_tls import Calling, Names, host_of_caller
+from revstore_grpcio.peer_wire import ASK_PATH
 
 LOCAL_TLS = "https://127.0.0.1:0"
 
@@ -32,6 +38,7 @@ def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
     found.sign("elsewhere", "stranger", "IP:192.0.2.1")
     found.sign("named", "member-by-name")
     found.sign("both", "member-by-name", "DNS:*.example,IP:192.0.2.7")
+    found.sign("twin", "stranger", "DNS:*.example,IP:192.0.2.7")
     return found
 
 
@@ -176,6 +183,67 @@ def test_a_plain_caller(authority: Authority) -> None:
         assert not one.callbacks
 
     run(check, LOCAL_TLS)
+
+
+def test_the_certificate_that_was_looked_at(authority: Authority) -> None:
+    """With an allow list the connection that carries messages must show the very
+    certificate that was checked; another one of the same CA and address is no good."""
+
+    async def check(cluster: Cluster) -> None:
+        tls = tls_of(authority, "both", "member-by-name", "stranger")
+        good = await cluster.start(1, tls=tls)
+        twin = await cluster.start(2, tls=tls_of(authority, "twin", "member-by-name"))
+        address = parse_peer_url(good.peers.addresses()[0])
+        credentials, name = await Calling(tls).credentials(address)
+        assert name == "any.example"
+        codes = []
+        for member in (good, twin):
+            async with grpc.aio.secure_channel(
+                urlsplit(member.peers.addresses()[0]).netloc,
+                credentials,
+                options=[("grpc.ssl_target_name_override", name)],
+            ) as channel:
+                ask: Any = channel.unary_unary(ASK_PATH)
+                codes.append(await ask(b"?").code())
+        assert codes == [grpc.StatusCode.OK, grpc.StatusCode.UNAVAILABLE]
+
+    run(check, LOCAL_TLS)
+
+
+def test_a_caller_that_nobody_knows(authority: Authority) -> None:
+    """A caller whose certificate is valid for the address it calls from is let in,
+    though its own addresses are not known yet; so is its question."""
+
+    async def check(cluster: Cluster) -> None:
+        tls = tls_of(authority, "here")
+        one = await cluster.start(1, tls=tls)
+        two = await cluster.start(2, tls=tls)
+        url = two.peers.addresses()[0]
+        one.peers.set_peer(2, [url])
+        await cluster.reach(one, two)
+        assert await cluster.transport.ask(url, b"?", tls, PATIENCE_S) == b"2 heard ?"
+
+    run(check, LOCAL_TLS)
+
+
+@pytest.mark.parametrize(
+    ("peer", "host"),
+    [
+        ("ipv4:10.0.0.1:4711", "10.0.0.1"),
+        ("ipv6:%5B2001:db8::1%5D:4711", "2001:db8::1"),
+        ("ipv6:[fe80::1%eth0]:4711", "fe80::1"),
+        ("unix:", ""),
+        ("unix:/run/member", ""),
+    ],
+)
+def test_where_a_caller_is(peer: str, host: str) -> None:
+    """The library's text about a caller gives its address, if it has one."""
+
+    class Context:
+        def peer(self) -> str:
+            return peer
+
+    assert host_of_caller(Context()) == host
 
 
 def test_questions_over_tls(authority: Authority) -> None:

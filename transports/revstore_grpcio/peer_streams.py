@@ -168,9 +168,8 @@ class GrpcioOutgoingStream(OutgoingStream):
                 _wake(self._room)
         elif isinstance(frame, Refused):
             self.fail(f"refused: {frame.reason}")
-        elif not self._finished:
-            raise ProtocolError("the reader accepted a stream before its end")
         elif not self._verdict.done():
+            # Before the end it is no success either: the writer's next step fails.
             self._verdict.set_result(frame.answer)
             self._end()
 
