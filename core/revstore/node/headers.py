@@ -5,7 +5,6 @@ from __future__ import annotations
 from revstore.proto.varint import varint
 
 TAG = b"\x0a"
-CACHE_MAX = 4096
 
 
 class Headers:
@@ -19,24 +18,25 @@ class Headers:
             self._ids += b"\x10" + varint(member_id)
         self._term = b""
         self._without = TAG + varint(len(self._ids)) + self._ids
-        self._cache: dict[int, bytes] = {}
+        self._newest = -1
+        self._with = b""
+        """The header of the revision asked for last, which is ``_newest``."""
 
     def set_term(self, term: int) -> None:
         """Headers carry this term from here on."""
         self._term = b"\x20" + varint(term) if term else b""
         inner = self._ids + self._term
         self._without = TAG + varint(len(inner)) + inner
-        self._cache.clear()
+        self._newest = -1
 
     def with_revision(self, revision: int) -> bytes:
-        """A header with a revision; the newest few are kept."""
-        found = self._cache.get(revision)
-        if found is None:
-            inner = b"".join((self._ids, b"\x18", varint(revision), self._term))
-            if len(self._cache) > CACHE_MAX:
-                self._cache.clear()
-            found = self._cache[revision] = TAG + varint(len(inner)) + inner
-        return found
+        """A header with a revision; reads between two writes share one."""
+        if revision != self._newest:
+            self._newest = revision
+            tail = b"\x18" + varint(revision) + self._term
+            size = len(self._ids) + len(tail)
+            self._with = TAG + varint(size) + self._ids + tail
+        return self._with
 
     def without_revision(self) -> bytes:
         """A header without one, for cluster calls."""

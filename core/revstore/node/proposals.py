@@ -11,7 +11,9 @@ Rules of this file:
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
+
+import msgspec
 
 from revstore.api import errors
 from revstore.apply import entries
@@ -22,7 +24,7 @@ from revstore.types import ApplyResult
 Done = Callable[[ApplyResult | ApiError], None]
 
 
-class Proposal(NamedTuple):
+class Proposal(msgspec.Struct, eq=False):
     """A request on its way into the log."""
 
     tag: int
@@ -34,7 +36,7 @@ class Proposal(NamedTuple):
     info: Identity | None
 
 
-class Waiting(NamedTuple):
+class Waiting(msgspec.Struct, eq=False):
     """A proposal that has its place in the log."""
 
     term: int
