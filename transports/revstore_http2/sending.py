@@ -144,6 +144,7 @@ class Sending(ABC):
         if stream_id in self._streams:
             self._write_reset(stream_id, code)
             self._forget(stream_id)
+            self._unsay(stream_id)
 
     # What roles decide.
 
@@ -209,8 +210,18 @@ class Sending(ABC):
         """End this direction behind what waits."""
         stream.ending = ending
         stream.given = False
+        self._unsay(stream.stream_id)
         if not stream.queue:
             self._send_end(stream)
+
+    def _unsay(self, stream_id: int) -> None:
+        """The shell has ended a stream: it is not told any more of room in it."""
+        if self.pending:
+            self.pending[:] = [
+                event
+                for event in self.pending
+                if not (isinstance(event, Writable) and event.stream_id == stream_id)
+            ]
 
     def _pump(self) -> None:
         """Send as much of what waits as may be sent."""

@@ -215,12 +215,12 @@ class ServerConnection(Connection):
         fields.append((b"content-length", b"%d" % len(body)))
         stream.head_sent = True
         self._write_block(stream_id, self._blocks.plain(fields), end=False)
-        stream.ending = _END_OF_BODY
-        stream.given = False
         if body:
+            stream.ending = _END_OF_BODY
+            stream.given = False
             self._enqueue(stream, (body,), len(body))
         else:
-            self._send_end(stream)
+            self._end(stream, _END_OF_BODY)
 
     def drain(self, now: float) -> None:
         """Take no new calls, in two steps, so that none is lost on the way.
