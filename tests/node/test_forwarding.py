@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from revstore.api import errors
@@ -143,6 +144,47 @@ def test_a_lease_can_be_renewed_before_the_follower_knows_it(
     assert taken(stream) == [(7, 20)]
 
 
+def test_many_renewals_are_few_messages(cluster: VirtualCluster) -> None:
+    """Renewals that come together go together, in bounded batches, and each stream
+    gets its own answers in order."""
+    for lease_id in (7, 8):
+        cluster.grant("b", lease_id, ttl=20)
+    asked: list[int] = []
+
+    def note(sender: int, to: int, data: bytes) -> bool:
+        if data[:2] == b"\x00\x01":
+            asked.append(len(data))
+        return False
+
+    cluster.lose = note
+    streams = [keep_alive(cluster["b"]) for _ in range(3)]
+    for lease_id in (7, 9, 8):
+        for stream in streams:
+            for _ in range(200):
+                renew(stream, lease_id)
+    cluster.settle()
+    expected = [(7, 20)] * 200 + [(9, 0)] * 200 + [(8, 20)] * 200
+    for stream in streams:
+        assert taken(stream) == expected
+    assert len(asked) == 2
+
+
+def test_an_odd_answer_to_a_batch_is_an_error(cluster: VirtualCluster) -> None:
+    """Bytes that answer nothing, or too little, end the requests and raise nothing."""
+    cluster.grant("b", 7, ttl=20)
+    replica = cluster["b"].replica
+    for answer in (b"\xc1", b"\x90", b"\x91\x92\xcd\x12\x67\xa1x"):
+        stream = keep_alive(cluster["b"])
+        renew(stream, 7)
+        cluster["b"].run_due()
+        _, _, request = cluster.wire.pop()
+        payload = b"\x00\x02" + request[2:10] + answer
+        replica.receive_call(cluster["a"].replica.member_id, payload)
+        assert stream.error is not None
+        code = errors.Code.UNKNOWN if answer[0] == 0x91 else errors.Code.INTERNAL
+        assert stream.error.code == code
+
+
 def test_a_stop_answers_what_is_under_way(cluster: VirtualCluster) -> None:
     """A member that stops tells the clients that wait for its leader."""
     cluster.grant("b", 7, ttl=20)
@@ -215,13 +257,20 @@ def test_nonsense_from_a_member_is_refused(cluster: VirtualCluster) -> None:
     leader = cluster["a"].replica.member_id
     asking = cluster["b"].replica.calls
     asking.call(leader, "MemberChange", b"\xc1", 1.0, answers.append)
+    asking.call(leader, "Batch", b"\xc1", 1.0, answers.append)
+    odd = msgspec.msgpack.encode([("MemberChange", b""), ("LeaseKeepAlive", b"\xff")])
+    asking.call(leader, "Batch", odd, 1.0, answers.append)
     asking.call(
         cluster["c"].replica.member_id, "MemberChange", b"", 1.0, answers.append
     )
     cluster.settle()
-    assert isinstance(answers[0], ApiError)
-    assert answers[0].code == errors.Code.INVALID_ARGUMENT
-    assert answers[1] == errors.NOT_LEADER
+    for answer in answers[:2]:
+        assert isinstance(answer, ApiError)
+        assert answer.code == errors.Code.INVALID_ARGUMENT
+    assert isinstance(answers[2], bytes)
+    codes = [code for code, _ in msgspec.msgpack.decode(answers[2])]
+    assert codes == [errors.Code.INVALID_ARGUMENT] * 2
+    assert answers[3] == errors.NOT_LEADER
 
 
 @pytest.mark.parametrize("count", [1])

@@ -8,6 +8,8 @@ Rules of this file:
    never sent, or whoever got it says that it does not lead.
 3. A member that leads by now answers itself.
 4. Every request is answered exactly once.
+5. What may be done twice goes in batches, one message for what a turn of the loop has
+   gathered: thousands of renewals would crowd out Raft's own messages.
 """
 
 from __future__ import annotations
@@ -21,12 +23,13 @@ from revstore.api import errors, lease
 from revstore.api.replica import MemberChange
 from revstore.errors import ApiError
 from revstore.node.reads import Finished
-from revstore.peer.calls import CALLS_MAX, NOT_SENT, Answered, Serve
+from revstore.peer.calls import NOT_SENT, Answered, Serve, error_of
 
 if TYPE_CHECKING:
     from revstore.node.replica import Replica
 
 MEMBER_CHANGE = "MemberChange"
+BATCH = "Batch"
 LEASE_CALLS = ("LeaseKeepAlive", "LeaseTimeToLive")
 
 NOBODY_DID = frozenset({NOT_SENT, errors.NOT_LEADER})
@@ -40,9 +43,19 @@ NOT_NOW = NOBODY_DID | {
 }
 """Answers after which one that is harmless to repeat is tried again (rule 1)."""
 
+ODD_ANSWER = ApiError(errors.Code.INTERNAL, "revstore: odd answer of a member")
+
 TRY_TIMEOUTS = 2
 """Election timeouts that the leader gets for one that can be repeated."""
 
+REQUESTS_MAX = 100_000
+"""Requests of this member that wait for a leader's answer."""
+BATCH_MAX = 1_000
+"""Requests in one message."""
+
+_encode = msgspec.msgpack.Encoder().encode
+_decode_batch = msgspec.msgpack.Decoder(list[tuple[str, bytes]]).decode
+_decode_answers = msgspec.msgpack.Decoder(list[bytes | tuple[int, str]]).decode
 _decode_change = msgspec.msgpack.Decoder(MemberChange).decode
 _decode_index = msgspec.msgpack.Decoder(int).decode
 
@@ -50,7 +63,7 @@ _decode_index = msgspec.msgpack.Decoder(int).decode
 class _Request:
     """One request on its way to a leader."""
 
-    __slots__ = ("answered", "asked", "attempt", "body", "deadline", "name", "number")
+    __slots__ = ("answered", "asked", "attempt", "body", "deadline", "name")
 
     def __init__(
         self, name: str, body: bytes, deadline: float, answered: Answered
@@ -61,8 +74,11 @@ class _Request:
         self.answered = answered
         self.asked = 0
         """The member that it was sent to; 0: it waits for a leader."""
-        self.number = 0
         self.attempt = 0
+        """Which answer counts: that to the newest attempt."""
+
+
+_Attempt = tuple[_Request, int]
 
 
 class Forwarding:
@@ -71,17 +87,17 @@ class Forwarding:
     def __init__(self, replica: Replica) -> None:
         self._replica = replica
         self._requests: dict[_Request, None] = {}
-        self._functions: dict[str, Serve] = {}
-        for name in LEASE_CALLS:
-            self._serve(name, partial(self._answer_lease, name))
-        self._serve(MEMBER_CHANGE, self._answer_change)
+        self._outbox: list[_Attempt] = []
+        """Attempts for the next batch. Invariant: while there are any, ``_flush`` is
+        scheduled."""
+        self._functions: dict[str, Serve] = {
+            name: partial(self._answer_lease, name) for name in LEASE_CALLS
+        }
+        replica.calls.serve(BATCH, self._answer_batch)
+        replica.calls.serve(MEMBER_CHANGE, self._answer_change)
 
     def __len__(self) -> int:
         return len(self._requests)
-
-    def _serve(self, name: str, function: Serve) -> None:
-        self._functions[name] = function
-        self._replica.calls.serve(name, function)
 
     # ----- asking
 
@@ -92,7 +108,7 @@ class Forwarding:
             answered(replica.stop_error())
         elif replica.send_call is None and not replica.is_leader:
             answered(errors.NO_LEADER)
-        elif len(self._requests) >= CALLS_MAX:
+        elif len(self._requests) >= REQUESTS_MAX:
             answered(errors.TOO_MANY_REQUESTS)
         else:
             deadline = replica.clock.now() + replica.settings.request_timeout_s
@@ -113,12 +129,12 @@ class Forwarding:
             try:
                 index = _decode_index(answer)
             except msgspec.MsgspecError:
-                done(ApiError(errors.Code.INTERNAL, "revstore: odd answer of a member"))
+                done(ODD_ANSWER)
                 return
             replica.reads.wait_until(index, deadline, done)
             replica.shell.request_pump()
 
-        self.ask(MEMBER_CHANGE, msgspec.msgpack.encode(change), answered)
+        self.ask(MEMBER_CHANGE, _encode(change), answered)
 
     def _try(self, request: _Request) -> None:
         replica = self._replica
@@ -127,16 +143,43 @@ class Forwarding:
             return
         request.asked = leader
         request.attempt += 1
-        answered = partial(self._answered, request, request.attempt)
-        if replica.is_leader:
+        attempt = request.attempt
+        answered = partial(self._answered, request, attempt)
+        if request.name == MEMBER_CHANGE:
+            if replica.is_leader:
+                self._answer_change(leader, request.body, answered)
+            else:
+                left = request.deadline - replica.clock.now()
+                replica.calls.call(leader, MEMBER_CHANGE, request.body, left, answered)
+        elif replica.is_leader:
             self._functions[request.name](leader, request.body, answered)
-            return
-        left = request.deadline - replica.clock.now()
-        if request.name != MEMBER_CHANGE:
-            left = min(left, TRY_TIMEOUTS * replica.settings.election_timeout_s)
-        request.number = replica.calls.call(
-            leader, request.name, request.body, left, answered
-        )
+        else:
+            if not self._outbox:
+                replica.shell.schedule(self._flush)
+            self._outbox.append((request, attempt))
+
+    def _flush(self) -> None:
+        """Send what this turn of the loop has gathered."""
+        outbox, self._outbox = self._outbox, []
+        replica = self._replica
+        timeout_s = TRY_TIMEOUTS * replica.settings.election_timeout_s
+        now = [one for one in outbox if one[0].attempt == one[1]]
+        for start in range(0, len(now), BATCH_MAX):
+            batch = now[start : start + BATCH_MAX]
+            body = _encode([(request.name, request.body) for request, _ in batch])
+            replica.calls.call(
+                batch[0][0].asked, BATCH, body, timeout_s, partial(self._told, batch)
+            )
+
+    def _told(self, batch: list[_Attempt], answer: bytes | ApiError) -> None:
+        answers: list[bytes | ApiError] = []
+        if not isinstance(answer, ApiError):
+            answers = _answers_of(answer)
+            answer = ODD_ANSWER
+        if len(answers) != len(batch):
+            answers = [answer] * len(batch)
+        for (request, attempt), one in zip(batch, answers, strict=True):
+            self._answered(request, attempt, one)
 
     def _answered(
         self, request: _Request, attempt: int, answer: bytes | ApiError
@@ -169,7 +212,6 @@ class Forwarding:
             if request.asked and request.asked != leader:
                 if request.name == MEMBER_CHANGE:
                     continue
-                self._replica.calls.forget(request.number)
                 request.asked = 0
                 request.attempt += 1
             if not request.asked:
@@ -182,10 +224,33 @@ class Forwarding:
 
     def _end(self, request: _Request, error: ApiError) -> None:
         if self._requests.pop(request, request) is None:
-            self._replica.calls.forget(request.number)
+            request.attempt += 1
             request.answered(error)
 
     # ----- answering as the leader
+
+    def _answer_batch(self, sender: int, body: bytes, answered: Answered) -> None:
+        try:
+            batch = _decode_batch(body)
+        except msgspec.MsgspecError as exc:
+            answered(errors.bad_request(f"{exc}"))
+            return
+        answers: dict[int, object] = {}
+
+        def note(place: int, answer: bytes | ApiError) -> None:
+            if isinstance(answer, ApiError):
+                answers[place] = (answer.code, answer.message)
+            else:
+                answers[place] = answer
+            if len(answers) == len(batch):
+                answered(_encode([answers[place] for place in range(len(batch))]))
+
+        for place, (name, message) in enumerate(batch):
+            function = self._functions.get(name)
+            if function is None:
+                note(place, errors.bad_request(f"{name} is not for a batch"))
+            else:
+                function(sender, message, partial(note, place))
 
     def _answer_lease(
         self, name: str, sender: int, body: bytes, answered: Answered
@@ -204,7 +269,7 @@ class Forwarding:
             return
 
         def told() -> None:
-            answered(msgspec.msgpack.encode(replica.applied))
+            answered(_encode(replica.applied))
 
         def done(error: ApiError | None) -> None:
             if error is not None:
@@ -214,3 +279,12 @@ class Forwarding:
                 replica.shell.schedule(told)
 
         replica.membership.change(change, done)
+
+
+def _answers_of(body: bytes) -> list[bytes | ApiError]:
+    """The answers in a batch; none if the bytes are something else. Raises: nothing."""
+    try:
+        found = _decode_answers(body)
+    except msgspec.MsgspecError:
+        return []
+    return [error_of(*one) if isinstance(one, tuple) else one for one in found]

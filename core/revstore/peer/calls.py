@@ -59,6 +59,14 @@ _NUMBER_MAX = (1 << 64) - 1
 _CODES = frozenset(errors.Code) - {errors.Code.OK}
 
 
+def error_of(code: int, text: str) -> ApiError:
+    """The error that another member answered with; a code that is none is UNKNOWN.
+
+    Raises: nothing.
+    """
+    return ApiError(code if code in _CODES else errors.Code.UNKNOWN, text)
+
+
 class Kind(IntEnum):
     """What a payload is."""
 
@@ -174,10 +182,8 @@ class PeerCalls:
                 self._ignore(sender, "an error without a code")
                 return
             code = _CODE.unpack_from(payload, _HEAD.size)[0]
-            if code not in _CODES:
-                code = errors.Code.UNKNOWN
             text = payload[_HEAD.size + _CODE.size :].decode(errors="replace")
-            answer = ApiError(code, text)
+            answer = error_of(code, text)
         del self._calls[number]
         try:
             call.answered(answer)
@@ -239,4 +245,5 @@ __all__ = [
     "PeerCalls",
     "Send",
     "Serve",
+    "error_of",
 ]
