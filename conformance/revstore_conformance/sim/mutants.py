@@ -6,7 +6,7 @@ as its sentence says; the simulator and its checkers are the same as ever.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -21,7 +21,7 @@ from revstore.lease.lessor import Lessor
 from revstore.mvcc.flush import FlushJob
 from revstore.mvcc.state import STATE_KEY, decode_state, encode_state
 from revstore.mvcc.store import Store
-from revstore.mvcc.tables import CLUSTER, META
+from revstore.mvcc.tables import CLUSTER, KEYSPACES, META
 from revstore.node import bootstrap
 from revstore.node.housekeeping import Housekeeping
 from revstore.node.proposals import Proposal, Proposals
@@ -339,6 +339,20 @@ def _half_installed_is_kept() -> Sequence[Patch]:
     return [(bootstrap, "finish_install", finish)]
 
 
+def _state_row_first() -> Sequence[Patch]:
+    def run(self: Installation) -> Generator[bool, None, None]:
+        batch = WriteBatch()
+        for keyspace in KEYSPACES:
+            batch.delete_range(keyspace, b"", None)
+        for keyspace, pairs in reversed(list(self._reader.batches())):
+            batch.keyspace(keyspace).puts.extend(pairs)
+            self._backend.write(batch, Durability.ORDERED)
+            yield False
+            batch = WriteBatch()
+
+    return [(Installation, "_run", run)]
+
+
 # ----- leases and watches
 
 
@@ -512,6 +526,12 @@ MUTANTS: tuple[Mutant, ...] = (
         "half-installed-is-kept",
         "A snapshot that a crash interrupted is not installed again.",
         _half_installed_is_kept,
+        seeds=(6,),
+    ),
+    Mutant(
+        "state-row-first",
+        "A snapshot's state row is installed before the rows that it speaks of.",
+        _state_row_first,
     ),
     Mutant(
         "deposed-leader-revokes",

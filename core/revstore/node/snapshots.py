@@ -11,7 +11,8 @@ Rules of this file:
 
 1. A received snapshot waits in the inbox, whole and durable, before the log forgets
    what it replaces and before the backend is touched. It leaves the inbox after the
-   backend has all of it, durably. A crash in between is finished at the next start.
+   backend has all of it, durably. A crash in between is finished at the next start. A
+   backend that keeps nothing over a restart gets it again at every start.
 2. While the backend is being replaced nobody reads it (``Store.suspend``).
 3. One snapshot at a time goes to each member, and one comes in. The newer one goes on:
    terms decide, and within a term there is one sender.
@@ -199,13 +200,15 @@ def finish_install(backend: Backend, wal: Wal, inbox: Inbox) -> None:
         # What the log does not know of was never begun with; what the backend has a
         # state of was finished.
         index = installation.header.index
-        if applied < index <= wal.recovery().snapshot.index:
-            LOG.info("finishing the snapshot that was received", index=index)
+        known = index <= wal.recovery().snapshot.index
+        if known and applied < index:
+            LOG.info("installing the snapshot that was received", index=index)
             while not installation.step():
                 pass
     finally:
         installation.close()
-    inbox.clear()
+    if backend.capabilities.persistent or not known:
+        inbox.clear()
 
 
 class Snapshots:
@@ -410,7 +413,8 @@ class Snapshots:
                 over = installation.step()
                 if over:
                     installation.close()
-                    self._inbox.clear()
+                    if backend.capabilities.persistent:
+                        self._inbox.clear()
                 return over
 
             def stepped(result: bool | Exception) -> None:

@@ -5,7 +5,7 @@ Rules of this file:
 1. A snapshot that is still being received is a spool, which no crash survives. It
    becomes the one that waits by ``commit``, in one step, when all of it is durable.
 2. While one waits the backend counts as damaged (``install``). It leaves, durably,
-   only after the backend has it.
+   only after the backend has it, or when the next one takes its place.
 """
 
 from __future__ import annotations
