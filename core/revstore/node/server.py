@@ -12,6 +12,7 @@ Rules of this file:
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import signal
 import socket
@@ -48,6 +49,7 @@ from revstore.version import revstore_version
 LOG = logs.get(__name__)
 
 DRAIN_S = 5.0
+GC_OBJECTS = 10_000
 GRPC_OVERHEAD_BYTES = 512 * 1024
 DEFAULT_QUOTA_BYTES = 2 * 1024**3
 MAX_UINT32 = 4_294_967_295
@@ -196,6 +198,16 @@ def run(loaded: LoadedConfig) -> int:
         return runner.run(serve(loaded))
 
 
+def _calm_collector() -> None:
+    """Let the cycle collector run less often than its defaults.
+
+    Requests leave no cycles behind; looking for some after every 700 objects took a
+    tenth of the time of a put.
+    """
+    gc.freeze()
+    gc.set_threshold(GC_OBJECTS, 20, 50)
+
+
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
     """The faster event loop, where it is installed."""
     try:
@@ -297,6 +309,7 @@ async def _serve(
     try:
         for transport, options in listeners:
             servers.append(await transport.serve_clients(table, options))
+        _calm_collector()
         _tell_ready(node, [url for one in servers for url in one.addresses()])
         await _until_over(node, stop)
     finally:
