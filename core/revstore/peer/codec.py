@@ -54,6 +54,10 @@ _ENTRY_TYPES = tuple(EntryType)
 _SMALL = [varint(number) for number in range(1 << 14)]
 _PAIR = [bytes((n & 0x7F | 0x80, n >> 7 | 0x80)) for n in range(1 << 14)]
 """Two continued varint bytes: 14 bits in front of a longer number."""
+HEADS_MAX = 1024
+_ACCEPTED = b"\x50\x00\x58\x00"
+"""Fields reject and rejectHint of most messages."""
+_NO_VOTE = b"\x68\x00"
 _parse = raft_pb2.Message.FromString
 
 
@@ -73,29 +77,30 @@ class MessageEncoder:
     (the log matching property).
     """
 
-    __slots__ = ("_blob", "_count", "_first", "_last")
+    __slots__ = ("_blob", "_count", "_first", "_heads", "_last")
 
     def __init__(self) -> None:
         self._first: Entry | None = None
         self._last: Entry | None = None
         self._count = 0
         self._blob = b""
+        self._heads: dict[tuple[MessageType, int, int], bytes] = {}
+        """Type, addressee and sender as bytes: ids are long, and always the same."""
 
     def encode(self, message: Message) -> bytes:
         """The bytes of a message. Raises: nothing."""
+        route = message.type, message.to, message.sender
+        head = self._heads.get(route)
+        if head is None:
+            head = self._head(*route)
+        term, log_term, index = message.term, message.log_term, message.index
         parts = [
-            b"\x08",
-            varint(message.type),
-            b"\x10",
-            varint(message.to),
-            b"\x18",
-            varint(message.sender),
-            b"\x20",
-            varint(message.term),
+            head,
+            _SMALL[term] if term < 16384 else varint(term),
             b"\x28",
-            varint(message.log_term),
+            _SMALL[log_term] if log_term < 16384 else varint(log_term),
             b"\x30",
-            varint(message.index),
+            _SMALL[index] if index < 16384 else varint(index),
         ]
         if message.entries:
             parts.append(self._entries(message.entries))
@@ -103,15 +108,35 @@ class MessageEncoder:
         if message.snapshot is not None:
             body = encode_snapshot(message.snapshot)
             parts += (b"\x4a", varint(len(body)), body)
-        parts.append(b"\x50\x01\x58" if message.reject else b"\x50\x00\x58")
-        parts.append(varint(message.reject_hint))
+        if message.reject:
+            parts += (b"\x50\x01\x58", varint(message.reject_hint))
+        else:
+            hint = message.reject_hint
+            parts.append(b"\x50\x00\x58" + varint(hint) if hint else _ACCEPTED)
         if message.context:
             parts += (b"\x62", varint(len(message.context)), message.context)
-        parts += (b"\x68", varint(message.vote))
+        parts.append(b"\x68" + varint(message.vote) if message.vote else _NO_VOTE)
         for response in message.responses:
             body = encode_message(response)
             parts += (b"\x72", varint(len(body)), body)
         return b"".join(parts)
+
+    def _head(self, kind: MessageType, to: int, sender: int) -> bytes:
+        head = b"".join(
+            (
+                b"\x08",
+                varint(kind),
+                b"\x10",
+                varint(to),
+                b"\x18",
+                varint(sender),
+                b"\x20",
+            )
+        )
+        if len(self._heads) >= HEADS_MAX:
+            self._heads.clear()
+        self._heads[kind, to, sender] = head
+        return head
 
     def _entries(self, entries: Sequence[Entry]) -> bytes:
         first, last = entries[0], entries[-1]
