@@ -343,6 +343,8 @@ def test_questions_are_checked_and_bounded(
     assert isinstance(answers[0], ApiError)
     assert answers[0].code == errors.Code.INVALID_ARGUMENT
     assert answers[1] == errors.COMPACTED
+    ask(encode(corruption.Question(revision=2, applied=1, compaction=True)))
+    assert answers.pop() == corruption.NO_COMPACTION
     never = encode(corruption.Question(revision=9, applied=99))
     ask(never)
     ask(never)

@@ -47,12 +47,19 @@ WHOLE_CLUSTER = 0
 """Whose alarm it is when there is no majority (rule 2)."""
 
 
+NO_COMPACTION = ApiError(
+    errors.Code.NOT_FOUND, "revstore: nothing is known of a compaction to that revision"
+)
+
+
 class Question(msgspec.Struct, frozen=True, array_like=True):
     """What one member asks another for."""
 
     revision: int
     applied: int
     """The log index that must be applied before (rule 1)."""
+    compaction: bool = False
+    """Ask for what was found while compacting to the revision, and hash nothing."""
 
 
 class Report(msgspec.Struct, frozen=True, array_like=True):
@@ -139,9 +146,10 @@ class _Comparison:
         self._ids = [member.ID for member in replica.members()]
 
     def start(self, own: HashResult | None = None) -> None:
-        """Ask; ``own`` is given if it is known already. Raises: nothing."""
+        """Ask; ``own`` is given for what a compaction found. Raises: nothing."""
         replica = self._replica
-        body = _encode(Question(self._revision, replica.applied))
+        question = Question(self._revision, replica.applied, own is not None)
+        body = _encode(question)
         others = [one for one in self._ids if one != replica.member_id]
         self._waiting = dict.fromkeys(others, 0)
         for member in others:
@@ -345,18 +353,18 @@ class Corruption:
 
         deadline = replica.clock.now() + replica.settings.request_timeout_s
         replica.reads.wait_until(
-            question.applied, deadline, partial(self._caught_up, question.revision, end)
+            question.applied, deadline, partial(self._caught_up, question, end)
         )
         replica.shell.request_pump()
 
     def _caught_up(
-        self, revision: int, answered: Answered, error: ApiError | None
+        self, question: Question, answered: Answered, error: ApiError | None
     ) -> None:
         replica, store = self._replica, self._replica.store
         if error is not None:
             answered(error)
             return
-        if store.revision < revision:
+        if store.revision < question.revision:
             report = Report(0, store.compact_revision, store.revision, missing=True)
             answered(_encode(report))
             return
@@ -368,8 +376,12 @@ class Corruption:
                 found = Report(result.hash, result.compact_revision, store.revision)
                 answered(_encode(found))
 
+        if question.compaction:
+            known = {one.hash_revision: one for one in store.compaction_hashes()}
+            hashed(known.get(question.revision, NO_COMPACTION))
+            return
         try:
-            job = store.hash_kv_job(revision)
+            job = store.hash_kv_job(question.revision)
         except ApiError as exc:
             answered(exc)
             return
