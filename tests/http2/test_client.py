@@ -359,3 +359,42 @@ def test_ping_of_the_shell() -> None:
         with pytest.raises(UsageError):
             wire.connection.ping(payload)
     assert wire.output() == b""
+
+
+def test_a_header_list_that_is_too_large() -> None:
+    """A head over the bound ends its call alone (10.5.1)."""
+    wire = ClientWire(Limits(header_list_bytes_max=300))
+    number = wire.connection.call(SINGLE, b"x")
+    end = _end(wire.feed(wire.head(number, [*HEAD, ("a", "b" * 300)])))
+    assert end.code == 8
+    number = wire.connection.call(SINGLE, b"x")
+    assert _end(wire.feed(_answer(wire, number, b"y"))).code == 0
+
+
+@pytest.mark.parametrize("fields", [[("x-bin", "%%%")], [("grpc-encoding", "snappy")]])
+def test_heads_that_cannot_be_read(fields: list[Pair]) -> None:
+    """Metadata that is not base64 and unknown compressions end the call."""
+    wire = ClientWire()
+    number = wire.connection.call(SINGLE, b"x")
+    sent = wire.head(number, [*HEAD, *fields])
+    events = wire.must_reset(number, ErrorCode.PROTOCOL_ERROR, sent)
+    assert _end(events).code == 13
+
+
+def test_trailers_that_do_not_end() -> None:
+    """Trailers without END_STREAM are a fault of their stream (8.1)."""
+    wire = ClientWire()
+    number = wire.connection.call(SINGLE, b"x")
+    wire.feed(wire.head(number, HEAD))
+    sent = wire.head(number, OK)
+    assert _end(wire.must_reset(number, ErrorCode.PROTOCOL_ERROR, sent)).code == 13
+
+
+def test_heads_are_kept_up_to_a_bound() -> None:
+    """Calls with ever new metadata do not fill the memory."""
+    wire = ClientWire()
+    for number in range(1000):
+        found = wire.connection.call(SINGLE, b"x", pairs=[("n", str(number))])
+        wire.connection.reset(found)
+        wire.output()
+    assert len(wire.connection._heads) <= 256

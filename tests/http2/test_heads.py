@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from revstore.errors import ConfigError
@@ -155,6 +155,7 @@ def test_deadlines_are_read(value: bytes, seconds: float) -> None:
     assert timeout_seconds(value) == pytest.approx(seconds)
 
 
+@settings(deadline=None)
 @given(st.floats(min_value=0, max_value=1e10))
 def test_deadlines_are_written(seconds: float) -> None:
     """What is written is readable, not shorter, and exact to a ten-thousandth."""
@@ -165,6 +166,7 @@ def test_deadlines_are_written(seconds: float) -> None:
     assert found <= seconds * 1.0001 + 1e-8
 
 
+@settings(deadline=None)
 @given(st.text())
 def test_texts_survive(text: str) -> None:
     """Any text comes back from its percent-encoding, which is printable ASCII."""
@@ -173,12 +175,14 @@ def test_texts_survive(text: str) -> None:
     assert percent_decode(encoded) == text.encode("utf-8", "replace").decode()
 
 
+@settings(deadline=None)
 @given(st.binary())
 def test_any_text_can_be_read(value: bytes) -> None:
     """No grpc-message is an error."""
     percent_decode(value)
 
 
+@settings(deadline=None)
 @given(st.binary())
 def test_binary_values_survive(value: bytes) -> None:
     """Binary metadata comes back, with padding and without."""

@@ -110,6 +110,7 @@ def test_examples_of_the_rfc(blocks: tuple[str, ...], table_size: int) -> None:
         assert pairs_of(ours, ours.decode(block)) == expected
 
 
+@settings(deadline=None)
 @given(st.lists(LISTS.filter(one_deadline), max_size=12), st.data())
 def test_what_the_library_writes(lists: list[Pairs], data: st.DataObject) -> None:
     """Blocks of the library's encoder, with changes of the table, are read alike."""
@@ -126,6 +127,7 @@ def test_what_the_library_writes(lists: list[Pairs], data: st.DataObject) -> Non
             assert theirs_size == len(encoder.header_table.dynamic_entries)
 
 
+@settings(deadline=None)
 @given(st.lists(LISTS.filter(one_deadline), max_size=12), st.data())
 def test_what_the_library_reads(lists: list[Pairs], data: st.DataObject) -> None:
     """Blocks of our encoder, with changes of the table, are read alike by both."""
@@ -140,6 +142,7 @@ def test_what_the_library_reads(lists: list[Pairs], data: st.DataObject) -> None
         assert pairs_of(ours, ours.decode(block)) == pairs
 
 
+@settings(deadline=None)
 @given(LISTS.filter(one_deadline))
 def test_plain_blocks_need_no_state(pairs: Pairs) -> None:
     """A plain block reads the same on any connection and changes no table."""
@@ -160,7 +163,7 @@ def read_by_library(decoder: hpack.Decoder, block: bytes) -> Pairs | None:
         return None
 
 
-@settings(max_examples=300)
+@settings(max_examples=300, deadline=None)
 @given(
     LISTS.filter(one_deadline), st.lists(st.binary(max_size=30), max_size=3), st.data()
 )
@@ -187,6 +190,7 @@ def test_garbage(pairs: Pairs, garbage: list[bytes], data: st.DataObject) -> Non
             assert pairs_of(ours, headers) == expected
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=200))
 def test_garbage_alone(block: bytes) -> None:
     """Any bytes are read or refused by the one error."""

@@ -243,6 +243,7 @@ class H2Server:
         self.finished: set[int] = set()
         self.unacknowledged: list[tuple[int, int]] = []
         self.heads: dict[int, dict[str, str]] = {}
+        self.window = 65_535
 
     def act(self) -> None:
         """One step in any order."""
@@ -252,8 +253,10 @@ class H2Server:
                 self.h2.acknowledge_received_data(size, number)
             self.unacknowledged.clear()
         if random.random() < 0.02:
+            # Only upwards: below 0 h2 takes an empty frame for one too many (6.9.2).
             key = h2.settings.SettingCodes.INITIAL_WINDOW_SIZE
-            self.h2.update_settings({key: random.choice((50, 100_000))})
+            self.window += random.choice((1, 50_000))
+            self.h2.update_settings({key: self.window})
         if not self.to_send:
             return
         number = random.choice(sorted(self.to_send))

@@ -376,6 +376,21 @@ def test_6_5_settings_are_acknowledged() -> None:
         assert (answer.kind, answer.flags, answer.payload) == (4, ACK, b"")
 
 
+def test_6_5_3_settings_are_acknowledged_before_they_are_used() -> None:
+    """6.5.3: what a larger window lets go comes behind the acknowledgement.
+
+    Story: grpc's C core counted DATA against the old window until the answer came.
+    """
+    wire = ServerWire()
+    number = wire.start(STREAM)
+    wire.connection.send(number, bytes(60_000))
+    wire.connection.send(number, bytes(20_000))
+    wire.feed(window(0, 100_000))
+    wire.output()
+    wire.feed(settings((Setting.INITIAL_WINDOW_SIZE, 100_000)))
+    assert [found.kind for found in wire.frames()][:2] == [4, 0]
+
+
 @pytest.mark.parametrize(
     ("sent", "code"),
     [
@@ -685,3 +700,19 @@ def test_10_5_1_a_header_list_that_is_too_large() -> None:
     assert head["grpc-status"] == "8"
     _, sent = wire.call(SINGLE)
     assert isinstance(wire.feed(sent)[0], Request)
+
+
+def test_4_2_blocks_larger_than_a_frame() -> None:
+    """4.2, 6.10: a block over the client's frame size is sent with CONTINUATION."""
+    wire = ServerWire()
+    number, sent = wire.call(SINGLE)
+    wire.feed(sent)
+    text = "why" * 10_000
+    wire.connection.fail(number, 9, "x" * 10_000, pairs=[("large", text)])
+    frames = wire.frames()
+    assert [found.kind for found in frames] == [1, 9]
+    assert [found.flags for found in frames] == [END, 4]
+    wire.decoder.max_header_list_size = 1 << 20
+    pairs = dict(wire.decode(b"".join(found.payload for found in frames)))
+    assert pairs["large"] == text
+    assert pairs["grpc-message"] == "x" * 2048

@@ -24,6 +24,8 @@ _Fields = list[tuple[bytes, bytes]]
 CONTENT_TYPE = (b"content-type", b"application/grpc")
 STATUS_OK = (b"grpc-status", b"0")
 TABLE_BYTES_USUAL = 4096
+TEXT_CHARACTERS_MAX = 2048
+"""Of a status; some clients take no more than 8 KB of trailers."""
 
 _OK_LINE = b"\x88"
 """``:status: 200``."""
@@ -124,7 +126,7 @@ def status_fields(code: int, text: str, details: bytes) -> _Fields:
     """The trailers that say how a call ended. Raises: nothing."""
     fields = [(b"grpc-status", b"%d" % code)]
     if text:
-        fields.append((b"grpc-message", percent_encode(text)))
+        fields.append((b"grpc-message", percent_encode(text[:TEXT_CHARACTERS_MAX])))
     if details:
         fields.append((b"grpc-status-details-bin", encode_binary(details)))
     return fields
