@@ -19,6 +19,7 @@ from revstore.cli import output
 _COMMANDS: dict[str, tuple[str, str]] = {
     "serve": ("revstore.cli.serve:serve", "Run a server."),
     "demo": ("revstore.cli.demo:demo", "Run a cluster on this machine to try."),
+    "ctl": ("revstore.cli.ctl:ctl", "Talk to the members of a cluster."),
     "config": ("revstore.cli.config:config", "Check and show configurations."),
     "plugins": ("revstore.cli.plugins:plugins", "List and check plugins."),
     "sim": ("revstore.cli.sim:sim", "Run simulated clusters and check them."),

@@ -36,6 +36,11 @@ def error(text: str) -> None:
         click.echo(f"error: {part}", err=True)
 
 
+def hint(text: str) -> None:
+    """What can be done about an error."""
+    click.echo(f"hint: {text}", err=True)
+
+
 def show_traceback() -> bool:
     """Whether --debug or REVSTORE_DEBUG asks for tracebacks."""
     context = click.get_current_context(silent=True)

@@ -156,6 +156,12 @@ class Caller:
         if pause:
             await asyncio.sleep(pause)
 
+    async def first_token(self, timeout_s: float | None) -> None:
+        """Fetch the first token. Raises: ApiError: the user was refused; Unavailable."""
+        if self.tokens.missing:
+            deadline = None if timeout_s is None else self._clock() + timeout_s
+            await self._first_token(deadline)
+
     async def _first_token(self, deadline: float | None) -> None:
         try:
             async with asyncio.timeout_at(deadline):

@@ -99,13 +99,15 @@ async def connect(
     plugins: PluginManager | None = None,
     random: Random | None = None,
     open_channel: OpenChannel | None = None,
+    wait: bool = True,
 ) -> AsyncClient:
     """A client of a cluster, on the running event loop.
 
     ``endpoints`` are URLs, in a list or separated by commas: ``http://``, ``https://``
     or ``unix://`` for gRPC, ``tcp://`` or ``tcps://`` for the transport "tcp". Returns
     when one of them answers; calls go to all that are healthy. ``timeout_s`` is for
-    each call with all its repetitions; None waits for ever.
+    each call with all its repetitions; None waits for ever. Without ``wait`` the
+    client is returned at once: for looking at endpoints that may all be down.
 
     Raises:
         Unavailable: no endpoint answered within ``connect_timeout_s``; says why.
@@ -126,11 +128,11 @@ async def connect(
         open_channel = channel_opener(plugins or PluginManager(), options, transport)
     pool = Pool(urls, open_channel, randomness)
     try:
-        clock = asyncio.get_running_loop().time
-        await pool.pick((), clock() + connect_timeout_s)
         caller = Caller(pool, randomness, user, password)
-        async with asyncio.timeout(timeout_s):
-            await caller.tokens.ensure()
+        if wait:
+            clock = asyncio.get_running_loop().time
+            await pool.pick((), clock() + connect_timeout_s)
+            await caller.first_token(timeout_s)
     except BaseException:
         await pool.close()
         raise

@@ -13,6 +13,7 @@ from types import TracebackType
 from typing import Self
 
 import msgspec
+from google.protobuf.message import Message
 
 from revstore.client.auth import AuthAdmin
 from revstore.client.caller import Caller, CallOptions
@@ -31,6 +32,8 @@ from revstore.client.methods import (
     REVOKE,
     TIME_TO_LIVE,
     TXN,
+    Answer,
+    Method,
 )
 from revstore.client.paging import Pages
 from revstore.client.values import LeaseInfo
@@ -362,8 +365,18 @@ class AsyncClient:
             )
         )
         if urls:
-            self._caller.pool.replace(urls)
+            self.use_endpoints(urls)
         return self.endpoints
+
+    def use_endpoints(self, urls: Iterable[str]) -> None:
+        """Take these URLs for endpoints from now on. Raises: ConfigError, UsageError."""
+        self._caller.pool.replace(tuple(urls))
+
+    async def call_at(
+        self, url: str, method: Method[Answer], request: Message, options: CallOptions
+    ) -> Answer:
+        """A call of the API at one endpoint, for tools. Raises: ApiError, Unavailable."""
+        return await self._caller.call_at(url, method, request, options)
 
     async def close(self) -> None:
         """End all watches, stop renewing leases, close the connections.

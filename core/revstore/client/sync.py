@@ -24,10 +24,7 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from revstore.api import errors
-from revstore.client.auth import AuthAdmin
-from revstore.client.cluster import Cluster
 from revstore.client.lease import AsyncLease
-from revstore.client.maintenance import Maintenance
 from revstore.client.opening import connect
 from revstore.client.store import AsyncClient
 from revstore.client.values import LeaseInfo
@@ -233,9 +230,12 @@ class Client:
         self._thread = thread
         self._client = client
         self._run = thread.run
-        self.cluster: Cluster | Any = Waiting(thread, client.cluster)
-        self.maintenance: Maintenance | Any = Waiting(thread, client.maintenance)
-        self.auth: AuthAdmin | Any = Waiting(thread, client.auth)
+        self.cluster: Any = Waiting(thread, client.cluster)
+        """The methods of ``revstore.client.cluster.Cluster``, waited for."""
+        self.maintenance: Any = Waiting(thread, client.maintenance)
+        """The methods of ``revstore.client.maintenance.Maintenance``."""
+        self.auth: Any = Waiting(thread, client.auth)
+        """The methods of ``revstore.client.auth.AuthAdmin``."""
 
     def with_options(self, **options: Any) -> Client:
         """The same client with other options; see ``AsyncClient.with_options``."""
