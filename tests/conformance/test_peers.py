@@ -62,7 +62,7 @@ class GrpcioHarness:
         await end_of_garbage(url, data)
         # What is no HTTP/2 the library ends by itself and tells nobody.
         target = urlsplit(url).netloc
-        hello = Hello(cluster_id=DEFAULT_CLUSTER, sender=99, to=2, lane=Lane.CONTROL)
+        hello = Hello(DEFAULT_CLUSTER, sender=99, to=2, lane=Lane.CONTROL, link=1)
         async with grpc.aio.insecure_channel(target) as channel:
             call: Any = channel.stream_stream(LANE_PATH)(metadata=write_hello(hello))
             with contextlib.suppress(grpc.aio.AioRpcError):

@@ -23,6 +23,7 @@ from revstore_conformance.peers_harness import (
 )
 from revstore_grpcio.peer_wire import (
     LANE_PATH,
+    STREAM_PATH,
     Frame,
     Hello,
     Metadata,
@@ -89,10 +90,14 @@ def target_of(member: Member) -> str:
 
 
 def hello_of(
-    sender: int, to: int, lane: Lane = Lane.LOG, cluster_id: int = DEFAULT_CLUSTER
+    sender: int,
+    to: int,
+    lane: Lane = Lane.LOG,
+    cluster_id: int = DEFAULT_CLUSTER,
+    link: int = 1,
 ) -> Metadata:
     """The metadata of a call of a member."""
-    return write_hello(Hello(cluster_id, sender, to, lane))
+    return write_hello(Hello(cluster_id, sender, to, lane, link))
 
 
 class Caller:
@@ -130,6 +135,16 @@ async def calling(
         call: Any = channel.stream_stream(path)(metadata=hello)
         yield Caller(call)
         call.cancel()
+
+
+@asynccontextmanager
+async def streaming(member: Member, sender: int) -> AsyncIterator[Caller]:
+    """A stream to a member, made by hand, and the lane it needs."""
+    hello = hello_of(sender, member.member, Lane.BULK)
+    async with calling(member, hello) as lane:
+        await asyncio.wait_for(lane.call.initial_metadata(), PATIENCE_S)
+        async with calling(member, hello, STREAM_PATH) as caller:
+            yield caller
 
 
 Answering = Callable[[Any], Awaitable[None]]

@@ -23,6 +23,7 @@ from tests.transports.grpcio_support import (
     forever,
     hello_of,
     run,
+    streaming,
 )
 
 from revstore.errors import TransportError
@@ -437,9 +438,8 @@ def test_a_stream_without_credit() -> None:
 
     async def check(cluster: Cluster) -> None:
         two = await cluster.start(2, stream_window_bytes=100_000)
-        hello = hello_of(STRANGER, 2, Lane.BULK)
         with captured_logs() as lines:
-            async with calling(two, hello, STREAM_PATH) as caller:
+            async with streaming(two, STRANGER) as caller:
                 await caller.send(Open(b"meta"))
                 assert (await caller.next(read_answer)) == Credit(100_000)
                 await caller.send(*[Messages([bytes(60_000)])] * 3)
@@ -457,8 +457,7 @@ def test_a_long_chunk_without_credit() -> None:
 
     async def check(cluster: Cluster) -> None:
         two = await cluster.start(2, stream_window_bytes=1000)
-        hello = hello_of(STRANGER, 2, Lane.BULK)
-        async with calling(two, hello, STREAM_PATH) as caller:
+        async with streaming(two, STRANGER) as caller:
             await caller.send(Open(b""), Messages([bytes(1000)]), Part(9000, b"x"))
             assert "without credit" in (await caller.end())[1]
 
@@ -483,9 +482,8 @@ def test_garbage_on_a_stream(frames: list[Any], reason: str) -> None:
         one, two = await cluster.pair()
         await cluster.reach(one, two)
         one.unreachable.clear()
-        hello = hello_of(STRANGER, 2, Lane.BULK)
         with captured_logs() as lines:
-            async with calling(two, hello, STREAM_PATH) as caller:
+            async with streaming(two, STRANGER) as caller:
                 await caller.send(*frames)
                 assert reason in (await caller.end())[1]
         assert said(lines, "connection ended", reason)
@@ -499,8 +497,7 @@ def test_a_stream_with_a_wrong_sum() -> None:
 
     async def check(cluster: Cluster) -> None:
         two = await cluster.start(2)
-        hello = hello_of(STRANGER, 2, Lane.BULK)
-        async with calling(two, hello, STREAM_PATH) as caller:
+        async with streaming(two, STRANGER) as caller:
             crc = crc32c(b"chunk")
             await caller.send(Open(b""), Messages([b"chunk"]), Finish(crc ^ 1, 5))
             assert isinstance(await caller.next(read_answer), Credit)
@@ -535,6 +532,32 @@ def test_a_stream_that_is_accepted_too_early() -> None:
             with pytest.raises(TransportError, match="before its end"):
                 await asyncio.wait_for(writer.write(b"x"), PATIENCE_S)
             await one.peers.close()
+
+    run(check)
+
+
+def test_a_stream_lives_with_its_lane() -> None:
+    """P-10: a stream needs the bulk lane of its own connection, and ends with it; so a
+    reader hears when a writer has given up a connection that stands still."""
+
+    async def check(cluster: Cluster) -> None:
+        two = await cluster.start(2)
+        older = hello_of(STRANGER, 2, Lane.BULK, link=1)
+        newer = hello_of(STRANGER, 2, Lane.BULK, link=2)
+        async with calling(two, older, STREAM_PATH) as alone:
+            assert "lane of the stream is gone" in (await alone.end())[1]
+        async with calling(two, older) as lane:
+            await lane.call.initial_metadata()
+            async with calling(two, newer, STREAM_PATH) as other:
+                assert "lane of the stream is gone" in (await other.end())[1]
+            async with calling(two, older, STREAM_PATH) as caller:
+                await caller.send(Open(b""), Messages([b"x"]))
+                await cluster.until(lambda: bool(two.streams), "the stream")
+                async with calling(two, newer) as replacing:
+                    await replacing.call.initial_metadata()
+                    assert "newer connection" in (await caller.end())[1]
+                    with pytest.raises(TransportError, match="newer connection"):
+                        [chunk async for chunk in two.streams[0].chunks()]
 
     run(check)
 

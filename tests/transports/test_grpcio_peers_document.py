@@ -51,7 +51,7 @@ def test_frames() -> None:
 def test_metadata() -> None:
     """Every name of the metadata of a call is in the table, with its lanes."""
     table = {row[0].strip("`"): row[1] for row in rows(2) if row[0].startswith("`")}
-    names = [name for name, _ in write_hello(Hello(1, 2, 3, Lane.LOG))]
+    names = [name for name, _ in write_hello(Hello(1, 2, 3, Lane.LOG, 4))]
     assert list(table) == names
     assert table["revstore-protocol"] == f"`{peer_wire.PROTOCOL}`"
     for lane in Lane:

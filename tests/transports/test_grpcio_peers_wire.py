@@ -161,6 +161,7 @@ def test_each_frame_has_its_place() -> None:
         sender=some.integers(0, 2**64 - 1),
         to=some.integers(0, 2**64 - 1),
         lane=some.sampled_from(Lane),
+        link=some.integers(0, 2**64 - 1),
     )
 )
 def test_hello(hello: Hello) -> None:

@@ -51,6 +51,9 @@ PEER_CALLS_MAX = 64
 PEER_HANDSHAKE_TIMEOUT_S = 10.0
 """A connection that has not said by then that it is HTTP/2 is closed."""
 
+PEER_KEEPALIVE_S = 10.0
+"""How long a caller may be silent before it is asked whether it is still there."""
+
 PEER_END_GRACE_S = 1.0
 """How long a call whose caller says no more may stay; and how long closing waits."""
 

@@ -4,8 +4,8 @@ Rules of this file:
 
 1. Nothing is taken before the caller was judged: cluster, addressee, sender,
    certificate, and the node's own word (P-07, P-08).
-2. A newer lane of the same sender ends the older one: the sender has given it up, and
-   two would mix the order (P-01).
+2. A newer lane of the same sender ends the older one and its streams: the sender has
+   given them up (P-10), and two lanes would mix the order (P-01).
 3. Each call has one writer, the coroutine that the library started for it, and one
    reading task that ends with it. What waits to be written is a slot, never a queue, so
    that a caller that does not read cannot make anything grow.
@@ -23,7 +23,6 @@ import grpc
 import grpc.aio
 
 from revstore import logs
-from revstore.interfaces.peers import Lane
 from revstore_grpcio.limits import (
     PEER_END_GRACE_S,
     PEER_META_BYTES_MAX,
@@ -79,17 +78,15 @@ class Arrival:
     def __init__(self, owner: GrpcioPeers, context: Any, hello: Hello) -> None:
         self.sender = hello.sender
         self.lane = hello.lane
+        self.link = hello.link
+        self.streams: set[Arrival] = set()
+        """Of a lane: the streams that live and end with it."""
         self.content: _Content | None = None
         self.end_with: Refusal | None = None
         """What the call ends with. Invariant: once set, nothing more is taken."""
         self._owner = owner
         self._context = context
         self._wait: asyncio.Future[None] | None = None
-
-    @property
-    def key(self) -> tuple[int, Lane]:
-        """Whose lane it is. Raises: nothing."""
-        return (self.sender, self.lane)
 
     def wake(self) -> None:
         """There is something to write. Raises: nothing."""
@@ -104,6 +101,8 @@ class Arrival:
         self._owner.departed(self)
         if self.content is not None:
             self.content.lost(reason)
+        for stream in tuple(self.streams):
+            stream.end(code, reason)
         self.wake()
 
     async def serve(self, content: _Content, welcome: Metadata) -> Refusal:

@@ -16,7 +16,6 @@ import grpc.aio
 
 from revstore import logs
 from revstore.errors import TransportError
-from revstore.interfaces.peers import Lane
 from revstore_grpcio.addresses import PeerAddress
 from revstore_grpcio.limits import PEER_FRAME_BYTES_MAX
 from revstore_grpcio.peer_streams import GrpcioOutgoingStream
@@ -48,6 +47,7 @@ class OutboundLink:
     def __init__(self, lane: PeerLane) -> None:
         self._lane = lane
         self._loop = lane.peer.owner.loop
+        self._number = lane.peer.owner.next_link()
         self._channel: Any = None
         self._call: Any = None
         self._writer: asyncio.Task[None] | None = None
@@ -162,7 +162,8 @@ class OutboundLink:
             cluster_id=options.cluster_id,
             sender=options.member_id,
             to=self._lane.peer.member,
-            lane=Lane(self._lane.lane),
+            lane=self._lane.lane,
+            link=self._number,
         )
         return write_hello(hello)
 

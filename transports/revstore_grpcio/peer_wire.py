@@ -276,6 +276,8 @@ class Hello(msgspec.Struct, frozen=True):
     sender: int
     to: int
     lane: Lane
+    link: int
+    """Which of the sender's connections; a stream belongs to the lane of its own."""
 
 
 Metadata = tuple[tuple[str, str], ...]
@@ -289,6 +291,7 @@ def write_hello(hello: Hello) -> Metadata:
         ("revstore-sender", f"{hello.sender:x}"),
         ("revstore-addressee", f"{hello.to:x}"),
         ("revstore-lane", str(int(hello.lane))),
+        ("revstore-link", f"{hello.link:x}"),
     )
 
 
@@ -306,6 +309,7 @@ def read_hello(metadata: Iterable[tuple[str, str | bytes]] | None) -> Hello:
         sender=_number(found, "revstore-sender"),
         to=_number(found, "revstore-addressee"),
         lane=Lane(lane),
+        link=_number(found, "revstore-link"),
     )
 
 

@@ -13,6 +13,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
+from itertools import count
+from time import time_ns
 from typing import Any
 
 import grpc
@@ -37,6 +39,7 @@ from revstore_grpcio.limits import (
     PEER_END_GRACE_S,
     PEER_FRAME_BYTES_MAX,
     PEER_HANDSHAKE_TIMEOUT_S,
+    PEER_KEEPALIVE_S,
     PEER_META_BYTES_MAX,
     PEER_STREAMS_MAX,
 )
@@ -102,9 +105,9 @@ class GrpcioPeers(Peers):
         self._urls: tuple[str, ...] = ()
         self._peers: dict[int, Peer] = {}
         self._removed: set[int] = set()
-        self._arrivals: set[Arrival] = set()
-        """Calls that others made and that are not over."""
         self._current: dict[tuple[int, Lane], Arrival] = {}
+        """The lanes that others have to this member; their streams hang on them."""
+        self._links = count(time_ns())
         self._unreachable: set[int] = set()
         self._background: set[asyncio.Task[None]] = set()
         self._closed = False
@@ -126,7 +129,7 @@ class GrpcioPeers(Peers):
             )
         if tls is not None:
             credentials = server_credentials(answering_options(tls))
-        server = grpc.aio.server(options=_server_options())
+        server = grpc.aio.server(options=_server_options(self.options))
         server.add_generic_rpc_handlers((PeerService(self),))
         try:
             urls = [bind(server, address, credentials) for address in addresses]
@@ -170,7 +173,7 @@ class GrpcioPeers(Peers):
         if known is not None:
             for lane in known.lanes:
                 lane.close(REMOVED)
-        for arrival in tuple(self._arrivals):
+        for arrival in tuple(self._current.values()):
             if arrival.sender == member:
                 arrival.end(grpc.StatusCode.PERMISSION_DENIED, REMOVED)
 
@@ -212,13 +215,18 @@ class GrpcioPeers(Peers):
         stopping = self.loop.create_task(self._server.stop(PEER_END_GRACE_S))
         # Calls are told after the listener has begun to refuse new ones.
         await asyncio.sleep(0)
-        for arrival in tuple(self._arrivals):
+        for arrival in tuple(self._current.values()):
             arrival.end(grpc.StatusCode.UNAVAILABLE, "the member is stopping")
         tasks += self._background
         await asyncio.wait({stopping, *tasks}, timeout=2 * PEER_END_GRACE_S)
         await stopping
 
     # From the connections.
+
+    def next_link(self) -> int:
+        """A number that no other connection of this member has, nor had before it was
+        started again. Raises: nothing."""
+        return next(self._links)
 
     def keep(self, task: asyncio.Task[None]) -> None:
         """Hold a task until it is done. Raises: nothing."""
@@ -256,11 +264,11 @@ class GrpcioPeers(Peers):
 
     def admitted_lane(self, arrival: Arrival) -> None:
         """A lane of a member begins. Raises: nothing."""
-        older = self._current.get(arrival.key)
-        self._current[arrival.key] = arrival
-        self._arrivals.add(arrival)
+        key = (arrival.sender, arrival.lane)
+        older = self._current.get(key)
         if older is not None:
             older.end(grpc.StatusCode.UNAVAILABLE, "a newer connection took its place")
+        self._current[key] = arrival
         peer = self._peers.get(arrival.sender)
         if peer is not None:
             for lane in peer.lanes:
@@ -268,22 +276,22 @@ class GrpcioPeers(Peers):
 
     def admitted_stream(self, arrival: Arrival) -> Refusal | None:
         """A stream of a member begins, if there is room. Raises: nothing."""
-        streams = [
-            one
-            for one in self._arrivals
-            if one.sender == arrival.sender and self._current.get(one.key) is not one
-        ]
-        if len(streams) >= PEER_STREAMS_MAX:
+        lane = self._current.get((arrival.sender, Lane.BULK))
+        if lane is None or lane.link != arrival.link:
+            return grpc.StatusCode.UNAVAILABLE, "the lane of the stream is gone"
+        if len(lane.streams) >= PEER_STREAMS_MAX:
             reason = f"more than {PEER_STREAMS_MAX} streams at once"
             return grpc.StatusCode.RESOURCE_EXHAUSTED, reason
-        self._arrivals.add(arrival)
+        lane.streams.add(arrival)
         return None
 
     def departed(self, arrival: Arrival) -> None:
         """A call that was made to this member is over. Raises: nothing."""
-        self._arrivals.discard(arrival)
-        if self._current.get(arrival.key) is arrival:
-            del self._current[arrival.key]
+        lane = self._current.get((arrival.sender, arrival.lane))
+        if lane is arrival:
+            del self._current[arrival.sender, arrival.lane]
+        elif lane is not None:
+            lane.streams.discard(arrival)
 
     def answer(self, question: bytes, context: Any) -> bytes | str:
         """The node's answer to a caller who is no member yet (P-15), or why there is
@@ -387,7 +395,7 @@ async def join(options: PeerOptions, handler: PeerHandler) -> GrpcioPeers:
     return peers
 
 
-def _server_options() -> list[tuple[str, int]]:
+def _server_options(options: PeerOptions) -> list[tuple[str, int]]:
     return [
         # Two members on one port would share their callers in silence.
         ("grpc.so_reuseport", 0),
@@ -397,5 +405,8 @@ def _server_options() -> list[tuple[str, int]]:
         ),
         ("grpc.max_send_message_length", -1),
         ("grpc.max_concurrent_streams", PEER_CALLS_MAX),
+        # A caller that vanished without a word is found out, and its streams fail.
+        ("grpc.keepalive_time_ms", int(PEER_KEEPALIVE_S * 1000)),
+        ("grpc.keepalive_timeout_ms", int(options.probe_timeout_s * 1000)),
         ("grpc.server_handshake_timeout_ms", int(PEER_HANDSHAKE_TIMEOUT_S * 1000)),
     ]
