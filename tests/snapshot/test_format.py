@@ -140,11 +140,16 @@ def test_any_arrow_reader_reads_it() -> None:
 
 def test_memory_is_bounded_by_a_batch() -> None:
     """No piece is much larger than a batch, and no more rows are read at once."""
-    view = Rows({CURRENT: [(b"%08d" % n, b"x" * 4000) for n in range(2000)]})
-    sizes = [len(piece) for piece in writer.write_snapshot(view, HEADER, None)]
-    assert max(sizes) < 1.1 * layout.BATCH_BYTES + 4000
-    assert view.most == writer.SCAN_ROWS
-    assert len(sizes) >= 8
+    for value_bytes in (4000, 400_000):
+        rows = [
+            (b"%08d" % n, b"x" * value_bytes) for n in range(8_000_000 // value_bytes)
+        ]
+        view = Rows({CURRENT: rows})
+        sizes = [len(piece) for piece in writer.write_snapshot(view, HEADER, None)]
+        most = min(value_bytes * writer.SCAN_ROWS, value_bytes + 100_000)
+        assert max(sizes) < 1.1 * layout.BATCH_BYTES + max(most, 260_000)
+        assert view.most == min(writer.SCAN_ROWS, len(rows))
+        assert len(sizes) >= 6
 
 
 @pytest.mark.parametrize("compression", [None, "lz4"])

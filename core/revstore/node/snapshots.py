@@ -25,6 +25,7 @@ Rules of this file:
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -406,28 +407,32 @@ class Snapshots:
             if isinstance(result, Exception):
                 installed(result)
             else:
-                run(result)
+                go_on(result)
 
-        def run(installation: Installation) -> None:
-            def step() -> bool:
-                over = installation.step()
-                if over:
-                    installation.close()
-                    if backend.capabilities.persistent:
-                        self._inbox.clear()
-                return over
+        def go_on(installation: Installation) -> None:
+            if replica.stopped:
+                installation.close()
+            else:
+                replica.shell.run_in_thread(
+                    partial(step, installation), partial(stepped, installation)
+                )
 
-            def stepped(result: bool | Exception) -> None:
-                if isinstance(result, Exception) or replica.stopped:
-                    installation.close()
-                if isinstance(result, Exception):
-                    installed(result)
-                elif result:
-                    installed(None)
-                elif not replica.stopped:
-                    replica.shell.run_in_thread(step, stepped)
+        def step(installation: Installation) -> bool:
+            over = installation.step()
+            if over:
+                installation.close()
+                if backend.capabilities.persistent:
+                    self._inbox.clear()
+            return over
 
-            replica.shell.run_in_thread(step, stepped)
+        def stepped(installation: Installation, result: bool | Exception) -> None:
+            if isinstance(result, Exception):
+                installation.close()
+                installed(result)
+            elif result:
+                installed(None)
+            else:
+                go_on(installation)
 
         replica.shell.run_in_thread(begin, begun)
 

@@ -144,7 +144,8 @@ def decode_header(data: bytes) -> SnapshotHeader:
 def footer(rows: int, crc: int) -> bytes:
     """What stands behind an Arrow stream with that checksum. Raises: nothing."""
     start = _FOOTER.pack(MAGIC, rows, 0)[:-CRC_BYTES]
-    return start + google_crc32c.extend(crc, start).to_bytes(CRC_BYTES, "big")
+    end: int = google_crc32c.extend(crc, start)
+    return start + end.to_bytes(CRC_BYTES, "big")
 
 
 class Checker:

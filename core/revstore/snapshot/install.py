@@ -89,7 +89,7 @@ class Installation:
             changes = batch.keyspace(keyspace)
             changes.puts.extend(pairs)
             changes.ascending = True
-            size += sum(len(key) + len(value) for key, value in pairs)
+            size += self._reader.batch_bytes
             if size >= BATCH_BYTES:
                 backend.write(batch, self._ordered)
                 batch, size = WriteBatch(), 0

@@ -63,6 +63,8 @@ class SnapshotReader:
         )
         self.rows = 0
         """Rows handed out."""
+        self.batch_bytes = 0
+        """About what the rows handed out last have."""
 
     def batches(self) -> Iterator[tuple[str, list[Pair]]]:
         """(keyspace, rows) by (keyspace, rows), none of them empty.
@@ -87,6 +89,7 @@ class SnapshotReader:
                 )
             last = number
             self.rows += len(pairs)
+            self.batch_bytes = batch.nbytes
             yield names[number], pairs
 
     def _next(self) -> tuple[Any, dict[bytes, bytes]] | None:

@@ -16,6 +16,7 @@ from typing import Any
 import google_crc32c
 
 from revstore.apply.cluster import CONF, decode_conf_state
+from revstore.interfaces.backend import Pair
 from revstore.interfaces.backend import Snapshot as Reader
 from revstore.mvcc.state import STATE_KEY, StoreState, decode_state
 from revstore.mvcc.tables import CLUSTER, META
@@ -117,16 +118,26 @@ def _batches(
     values: list[bytes] = []
     size = 0
     for pairs in reader.scan(keyspace, b"", None, chunk=SCAN_ROWS):
-        for key, value in pairs:
-            keys.append(key)
-            values.append(value)
-            size += len(key) + len(value)
+        for part in _parts(pairs):
+            some_keys, some_values = zip(*part, strict=True)
+            keys += some_keys
+            values += some_values
+            size += sum(map(len, some_keys)) + sum(map(len, some_values))
             if size >= layout.BATCH_BYTES:
                 yield keys, values
                 keys, values = [], []
                 size = 0
     if keys:
         yield keys, values
+
+
+def _parts(pairs: list[Pair]) -> Iterator[list[Pair]]:
+    """A list as it is, or row by row if it alone is too much for a batch."""
+    if sum(len(value) for _, value in pairs) < layout.BATCH_BYTES:
+        yield pairs
+    else:
+        for pair in pairs:
+            yield [pair]
 
 
 def make_schema(header: SnapshotHeader) -> Any:
