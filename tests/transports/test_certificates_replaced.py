@@ -17,6 +17,8 @@ from revstore.interfaces.peers import PeerTls
 from revstore.interfaces.transport import Transport
 from revstore.net.tls import FileContext, names_of, peer_contexts
 from revstore_grpc.transport import GrpcTransport
+from revstore_grpcio.addresses import parse_peer_url
+from revstore_grpcio.peer_tls import Calling
 from revstore_grpcio.transport import GrpcioTransport
 from revstore_tcp.transport import TcpTransport
 
@@ -89,7 +91,8 @@ def test_members_take_new_certificates(authority: Authority) -> None:
     )
     for context in peer_contexts(tls):
         assert isinstance(context, FileContext)
-        before = context._stamp
+        assert context._files is not None
+        before = context._files._stamp
         Path(tls.cert_file).touch()
         context.wrap_bio(
             ssl.MemoryBIO(),
@@ -99,7 +102,16 @@ def test_members_take_new_certificates(authority: Authority) -> None:
             if context.protocol == ssl.PROTOCOL_TLS_SERVER
             else "localhost",
         )
-        assert context._stamp != before
+        assert context._files._stamp != before
+    calling = Calling(tls)
+    replace(authority, "crt", "key")
+
+    async def check() -> None:
+        await calling.credentials(parse_peer_url("https://127.0.0.1:1"))
+
+    run(check())
+    assert calling._certificate == Path(tls.cert_file).read_bytes()
+    assert calling._key == Path(tls.key_file).read_bytes()
 
 
 def test_a_missing_file_changes_nothing(

@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ import msgspec
 from revstore.errors import ConfigError, TransportError
 from revstore.interfaces.peers import PeerTls
 from revstore.interfaces.transport import TlsOptions
+from revstore.net.tls import CertificateFiles, load_pair
 from revstore_grpcio.addresses import PeerAddress
 from revstore_grpcio.tls import server_credentials
 
@@ -68,6 +70,18 @@ class Calling:
         self._context.load_cert_chain(options.cert_file, options.key_file)
         self._context.check_hostname = False
         self._context.set_alpn_protocols(["h2"])
+        self._files = CertificateFiles(options.cert_file, options.key_file)
+
+    def _refresh(self) -> None:
+        """Show what is in the files now (``revstore.net.tls``, rule 2)."""
+        files = self._files
+        if not files.replaced():
+            return
+        with suppress(ConfigError, OSError):  # Replaced again between two looks.
+            load_pair(self._context, files.cert_file, files.key_file)
+            certificate = Path(files.cert_file).read_bytes()
+            self._key = Path(files.key_file).read_bytes()
+            self._certificate = certificate
 
     async def credentials(
         self, address: PeerAddress
@@ -78,6 +92,7 @@ class Calling:
             TransportError: the member's certificate has none of the allowed names.
             OSError: the member cannot be reached.
         """
+        self._refresh()
         if not self._allowed:
             return self._trusting(self._authority), ""
         found, certificate = await self._look(address)

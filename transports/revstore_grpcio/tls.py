@@ -11,12 +11,9 @@ from pathlib import Path
 
 import grpc
 
-from revstore import logs
 from revstore.errors import ConfigError
 from revstore.interfaces.transport import TlsOptions
-from revstore.net.tls import load_pair, stamp_of
-
-LOG = logs.get(__name__)
+from revstore.net.tls import CertificateFiles
 
 
 def _read(what: str, path: str) -> bytes:
@@ -77,23 +74,18 @@ class _Fetcher:
     """
 
     def __init__(self, options: TlsOptions, authority: bytes | None) -> None:
-        self._files = (options.cert_file, options.key_file)
+        self._files = CertificateFiles(options.cert_file, options.key_file)
         self._authority = authority
-        self._stamp = stamp_of(self._files)
 
     def __call__(self) -> grpc.ServerCertificateConfiguration | None:
-        stamp = stamp_of(self._files)
-        if stamp == self._stamp:
+        files = self._files
+        if not files.replaced():
             return None
-        self._stamp = stamp
         try:
-            load_pair(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), *self._files)
-            certificate = _read("certificate file", self._files[0])
-            key = _read("key file", self._files[1])
-        except ConfigError as exc:
-            LOG.error("the certificate in use is kept", error=f"{exc}")
-            return None
-        LOG.info("the certificate was replaced", file=self._files[0])
+            certificate = _read("certificate file", files.cert_file)
+            key = _read("key file", files.key_file)
+        except ConfigError:
+            return None  # Replaced again between two looks.
         return grpc.ssl_server_certificate_configuration(
             [(key, certificate)], root_certificates=self._authority
         )

@@ -13,6 +13,7 @@ from __future__ import annotations
 import os
 import ssl
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from ipaddress import ip_address
 from typing import Any
 
@@ -24,11 +25,48 @@ from revstore.interfaces.transport import TlsOptions
 LOG = logs.get(__name__)
 
 
+class CertificateFiles:
+    """A certificate and its key, and whether somebody has replaced them (rule 2)."""
+
+    def __init__(self, cert_file: str, key_file: str) -> None:
+        self.cert_file = cert_file
+        self.key_file = key_file
+        self._stamp = self._look()
+
+    def replaced(self) -> bool:
+        """Whether there is another pair since the last call, and it can be used.
+
+        Says in the log what it found, once. Raises: nothing.
+        """
+        stamp = self._look()
+        if stamp == self._stamp:
+            return False
+        self._stamp = stamp
+        try:
+            # A pair that does not fit would take the good one away.
+            scratch = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            load_pair(scratch, self.cert_file, self.key_file)
+        except ConfigError as exc:
+            LOG.error("the certificate in use is kept", error=f"{exc}")
+            return False
+        LOG.info("the certificate was replaced", file=self.cert_file)
+        return True
+
+    def _look(self) -> object:
+        found = []
+        for path in (self.cert_file, self.key_file):
+            try:
+                facts = os.stat(path)
+            except OSError:
+                return None
+            found.append((facts.st_mtime_ns, facts.st_size, facts.st_ino))
+        return found
+
+
 class FileContext(ssl.SSLContext):
     """A context whose certificate and key are those in two files (rule 2)."""
 
-    _files: tuple[str, str] | None = None
-    _stamp: object = None
+    _files: CertificateFiles | None = None
 
     def use(self, cert_file: str, key_file: str) -> None:
         """Show this certificate from now on.
@@ -36,43 +74,16 @@ class FileContext(ssl.SSLContext):
         Raises:
             ConfigError: a file cannot be read or used; the message names it.
         """
-        self._files = (cert_file, key_file)
-        self._stamp = stamp_of(self._files)
+        self._files = CertificateFiles(cert_file, key_file)
         load_pair(self, cert_file, key_file)
 
     def wrap_bio(self, *args: Any, **kwargs: Any) -> ssl.SSLObject:
         """See ``ssl.SSLContext``; what begins every connection of an event loop."""
-        self._refresh()
-        return super().wrap_bio(*args, **kwargs)
-
-    def _refresh(self) -> None:
         files = self._files
-        if files is None:
-            return
-        stamp = stamp_of(files)
-        if stamp == self._stamp:
-            return
-        self._stamp = stamp
-        try:
-            # A pair that does not fit would take the good one away.
-            load_pair(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), *files)
-            load_pair(self, *files)
-        except ConfigError as exc:
-            LOG.error("the certificate in use is kept", error=f"{exc}")
-        else:
-            LOG.info("the certificate was replaced", file=files[0])
-
-
-def stamp_of(files: tuple[str, str]) -> object:
-    """What changes when somebody replaces a file. Raises: nothing."""
-    found = []
-    for path in files:
-        try:
-            facts = os.stat(path)
-        except OSError:
-            return None
-        found.append((facts.st_mtime_ns, facts.st_size, facts.st_ino))
-    return found
+        if files is not None and files.replaced():
+            with suppress(ConfigError):  # Replaced again between two looks.
+                load_pair(self, files.cert_file, files.key_file)
+        return super().wrap_bio(*args, **kwargs)
 
 
 def server_context(options: TlsOptions) -> ssl.SSLContext:
