@@ -36,6 +36,8 @@ from revstore_grpcio.transport import GrpcioTransport
 LOCAL = "http://127.0.0.1:0"
 FAKE = 2
 """The member that a fake pretends to be."""
+STRANGER = 9
+"""The member that a raw call pretends to be."""
 WELCOME = write_welcome(DEFAULT_CLUSTER, FAKE)
 
 
@@ -82,6 +84,14 @@ def quiet_library() -> Iterator[None]:
         and line.levelno >= logging.WARNING
     ]
     assert not loud
+
+
+async def undisturbed(cluster: Cluster) -> None:
+    """The first two members still talk, on the connection they had."""
+    one, two = cluster.members[:2]
+    await cluster.reach(one, two)
+    assert not one.unreachable
+    assert {sender for sender, _, _ in two.messages} <= {1, STRANGER}
 
 
 def target_of(member: Member) -> str:
