@@ -288,6 +288,58 @@ def test_lists_that_differ_in_the_deadline_are_one() -> None:
     assert decoder.apart is None
 
 
+CALLS: list[tuple[Pairs, Pairs]] = [
+    (REQUEST, []),
+    (REQUEST, [(b"client-api-version", b"3.6.0"), (b"hasleader", b"true")]),
+    ([*REQUEST[:2], (b":path", b"/etcdserverpb.KV/Range"), *REQUEST[3:]], []),
+    ([], []),
+]
+TIMEOUTS = st.one_of(
+    st.integers(0, 99_999_999).map(lambda number: b"%du" % number),
+    st.sampled_from([b"5S", b"", b"x" * 130]),
+)
+
+
+@settings(max_examples=200)
+@given(
+    st.sampled_from([4096, 600, 300, 90, 40, 0]),
+    st.lists(st.tuples(st.sampled_from(CALLS[:1] * 8 + CALLS), TIMEOUTS), max_size=150),
+    st.data(),
+)
+def test_calls_with_deadlines(
+    table_size: int, calls: list[tuple[tuple[Pairs, Pairs], bytes]], data: st.DataObject
+) -> None:
+    """Long runs of calls with deadlines are read as the library reads them, at the end
+    also a block with a byte changed."""
+    encoder, ours, theirs = hpack.Encoder(), Decoder(), hpack.Decoder()
+    encoder.header_table_size = table_size
+    block = b""
+    for (before, behind), timeout in calls:
+        pairs = [*before, (b"grpc-timeout", timeout), *behind]
+        block = encoder.encode(pairs)
+        expected = reference_pairs(theirs.decode(block, raw=True))
+        assert pairs_of(ours, ours.decode(block)) == expected == pairs
+        assert len(ours._entries) == len(theirs.header_table.dynamic_entries)
+    mutated = bytearray(block or b"\x82")
+    mutated[data.draw(st.integers(0, len(mutated) - 1))] = data.draw(
+        st.integers(0, 255)
+    )
+    twin, ours = hpack.Decoder(), Decoder()
+    encoder = hpack.Encoder()
+    encoder.header_table_size = table_size
+    for (before, behind), timeout in calls[:-1]:
+        block = encoder.encode([*before, (b"grpc-timeout", timeout), *behind])
+        twin.decode(block, raw=True)
+        ours.decode(block)
+    expected_last = read_by_library(twin, bytes(mutated))
+    try:
+        headers = ours.decode(bytes(mutated))
+    except HpackError:
+        return
+    if expected_last is not None and one_deadline(expected_last):
+        assert pairs_of(ours, headers) == expected_last
+
+
 def test_a_remembered_block_brings_its_deadline() -> None:
     """A repeated block with a deadline sets it again, another one's does not stay."""
     decoder = Decoder()
