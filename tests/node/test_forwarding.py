@@ -233,6 +233,20 @@ def test_the_leader_judges_the_quorum(cluster: VirtualCluster) -> None:
     assert call.outcome == errors.MEMBER_NOT_ENOUGH_STARTED
 
 
+def test_a_member_alone_can_get_a_second_one(tmp_path: Path) -> None:
+    """Two voters of which one has not started are no quorum, so a single member could
+    never grow; etcd allows this one step, too."""
+    cluster = VirtualCluster(tmp_path, 1)
+    try:
+        cluster.until(lambda: cluster["a"].replica.is_leader)
+        call = cluster["a"].call(ADD, r.MemberAddRequest(peerURLs=["http://d:2380"]))
+        cluster.until(lambda: call.outcome is not None)
+        answer = r.MemberAddResponse.FromString(call.result())
+        assert len(answer.members) == 2
+    finally:
+        cluster.close()
+
+
 def test_a_change_is_not_asked_for_twice(cluster: VirtualCluster) -> None:
     """A change whose answer is lost ends as unknown: asking again could double it."""
     leader = cluster["a"].replica.member_id

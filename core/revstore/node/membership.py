@@ -152,6 +152,10 @@ class Membership:
         ):
             total += 1
             there += wanted.kind == MemberChangeKind.PROMOTE
+        if adds and not wanted.is_learner and len(voters) == 1:
+            # A member alone must be able to grow, although the second one, until it
+            # is started, holds up everything (etcd: IsReadyToAddVotingMember).
+            return None
         if there < total // 2 + 1:
             return errors.MEMBER_NOT_ENOUGH_STARTED
         if adds and not wanted.is_learner and there < total - 1:
