@@ -225,7 +225,9 @@ def test_users_and_permissions(tmp_path: Path) -> None:
             with revstore.client.connect_sync(
                 server.ready["addresses"][1], user="reader", password="x"
             ) as reader:
-                assert reader.get("pub/1").value == b"1"
+                pair = reader.get("pub/1")
+                assert pair is not None
+                assert pair.value == b"1"
                 with pytest.raises(ApiError) as caught:
                     reader.put("pub/1", "2")
                 assert caught.value == errors.PERMISSION_DENIED
@@ -267,7 +269,9 @@ def test_certificates(tmp_path: Path, scheme: str) -> None:
         )
         with revstore.client.connect_sync(server.url, tls=tls) as client:
             client.put("k", "v")
-            assert client.get("k").value == b"v"
+            pair = client.get("k")
+            assert pair is not None
+            assert pair.value == b"v"
         stranger = ChannelTls(authority.path("ca.crt"))
         with pytest.raises(Unavailable, match="no endpoint"):
             revstore.client.connect_sync(

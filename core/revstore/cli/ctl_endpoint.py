@@ -59,7 +59,11 @@ def _code(answers: list[tuple[str, Any]]) -> int:
 def _tell_failures(answers: list[tuple[str, Any]]) -> None:
     for url, answer in answers:
         if isinstance(answer, RevstoreError):
-            output.error(f"{url}: {answer}")
+            output.error(f"{url}: {_reason(url, answer)}")
+
+
+def _reason(url: str, error: RevstoreError) -> str:
+    return str(error).removeprefix(f"cannot connect to {url}: ")
 
 
 @command(endpoint, "status", wait=False)
@@ -114,7 +118,7 @@ def _row(url: str, found: Status) -> tuple[str, ...]:
 
 def _document(url: str, answer: Status | RevstoreError) -> dict[str, Any]:
     if isinstance(answer, RevstoreError):
-        return {"endpoint": url, "error": str(answer)}
+        return {"endpoint": url, "error": _reason(url, answer)}
     return {
         "endpoint": url,
         "member_id": f"{answer.member_id:x}",
@@ -149,7 +153,7 @@ async def health(session: Session, cluster: bool) -> int:
     if session.flags.as_json:
         output.json(
             [
-                {"endpoint": url, "healthy": False, "error": str(answer)}
+                {"endpoint": url, "healthy": False, "error": _reason(url, answer)}
                 if isinstance(answer, RevstoreError)
                 else {"endpoint": url, "healthy": True, "took_s": round(answer, 6)}
                 for url, answer in answers
@@ -157,7 +161,7 @@ async def health(session: Session, cluster: bool) -> int:
         )
         return _code(answers)
     rows = [
-        (url, "unhealthy", "-", str(answer))
+        (url, "unhealthy", "-", _reason(url, answer))
         if isinstance(answer, RevstoreError)
         else (url, "healthy", f"{answer * 1000:.1f} ms", "-")
         for url, answer in answers
@@ -205,7 +209,7 @@ async def hashkv(session: Session, cluster: bool, rev: int) -> int:
             "compact_revision": a.compact_revision,
         }
         if isinstance(a, HashAnswer)
-        else {"endpoint": url, "error": str(a)}
+        else {"endpoint": url, "error": _reason(url, a)}
         for url, a in answers
     ]
     rows = [

@@ -61,6 +61,9 @@ HINTS = {
     errors.FUTURE_REV.message: "there is no such revision yet",
     errors.LEASE_NOT_FOUND.message: "it expired or was revoked; grant another one",
     errors.MEMBER_NOT_FOUND.message: "'revstore ctl member list' shows the ids",
+    errors.BAD_LEADER_TRANSFEREE.message: (
+        "it must be the id of another voter: 'revstore ctl member list' shows them"
+    ),
     errors.LEARNER_NOT_READY.message: "wait until it has caught up, then try again",
     errors.MEMBER_NOT_ENOUGH_STARTED.message: (
         "start the members that are down first; look at "

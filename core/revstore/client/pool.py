@@ -82,10 +82,12 @@ class Pool:
 
     def reasons(self) -> str:
         """Why no endpoint can be used, as one line."""
-        parts = [
-            f"{url}: {self._reasons.get(url, 'no answer yet')}" for url in self.urls
-        ]
+        parts = [f"{url}: {self._reason(url)}" for url in self.urls]
         return f"no endpoint can be reached ({'; '.join(parts)})"
+
+    def _reason(self, url: str) -> str:
+        reason = self._reasons.get(url, "no answer yet")
+        return reason.removeprefix(f"cannot connect to {url}: ")
 
     def report(self, url: str, error: ApiError) -> None:
         """A call at an endpoint failed."""
