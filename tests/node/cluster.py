@@ -22,6 +22,10 @@ from revstore.proto import rpc_pb2
 from tests.node.virtual import VirtualShell
 
 
+QUICK_LOG = {"segment_bytes": 1 << 20, "unsafe_no_fsync": True}
+"""No test here cuts the power."""
+
+
 class VirtualMember(VirtualShell):
     """One member of a ``VirtualCluster``."""
 
@@ -42,6 +46,7 @@ class VirtualMember(VirtualShell):
             self.path,
             name=self.name,
             consensus=PluginChoice("raft"),
+            wal=PluginChoice("segment", QUICK_LOG),
             peer_urls=(f"http://{self.name}:2380",),
             initial_cluster=self.cluster.urls,
             seed=sum(self.name.encode()),
