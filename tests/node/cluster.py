@@ -21,7 +21,6 @@ from revstore.peer.codec import MessageEncoder, decode_message
 from revstore.proto import rpc_pb2
 from tests.node.virtual import VirtualShell
 
-
 QUICK_LOG = {"segment_bytes": 1 << 20, "unsafe_no_fsync": True}
 """No test here cuts the power."""
 

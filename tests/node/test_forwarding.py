@@ -265,6 +265,31 @@ def test_a_change_is_not_asked_for_twice(cluster: VirtualCluster) -> None:
     assert len(cluster["b"].replica.members()) == 4
 
 
+def test_a_change_that_may_have_happened_is_not_asked_for_again(
+    cluster: VirtualCluster,
+) -> None:
+    """The leader stops with a change on the way: nobody knows whether it will be, and
+    the next leader is not asked to make it once more."""
+    leader = cluster["a"].replica
+    asked = []
+
+    def lose(sender: int, to: int, data: bytes) -> bool:
+        if data[:2] == b"\x00\x01":
+            asked.append(data)
+        return sender == leader.member_id and data[0] != 0
+
+    cluster.lose = lose
+    call = cluster["b"].call(ADD, r.MemberAddRequest(peerURLs=["http://d:2380"]))
+    cluster.settle()
+    assert call.outcome is None
+    leader.stop()
+    cluster.settle()
+    assert call.outcome == errors.STOPPED
+    cluster["a"].paused = True
+    cluster.advance(5.0)
+    assert len(asked) == 1
+
+
 def test_nonsense_from_a_member_is_refused(cluster: VirtualCluster) -> None:
     """Bytes that are no change change nothing."""
     answers: list[bytes | ApiError] = []

@@ -131,7 +131,7 @@ class Forwarding:
             except msgspec.MsgspecError:
                 done(ODD_ANSWER)
                 return
-            done(None)
+            replica.reads.wait_until(index, deadline, done)
             replica.shell.request_pump()
 
         self.ask(MEMBER_CHANGE, _encode(change), answered)
