@@ -181,6 +181,21 @@ def test_a_stalled_stream_holds_up_no_other() -> None:
     assert wire.answer(number)[1] == message(bytes(10_000))
 
 
+def test_replies_wait_for_the_credit_of_the_connection() -> None:
+    """Many small answers together keep to the connection's credit."""
+    wire = ServerWire()
+    calls = [wire.call(SINGLE) for _ in range(10)]
+    wire.feed(*(sent for _, sent in calls))
+    for number, _ in calls:
+        wire.connection.reply(number, bytes(9_995))
+    sizes = [len(found.payload) for found in wire.frames() if found.kind == 0]
+    assert sum(sizes) == 65_535
+    wire.feed(window(0, 100_000))
+    sizes += [len(found.payload) for found in wire.frames() if found.kind == 0]
+    assert sum(sizes) == 100_000
+    assert wire.connection.open_streams == 0
+
+
 def test_streams_take_turns() -> None:
     """Streams that wait for the connection's credit get frames in turn."""
     wire = ServerWire()

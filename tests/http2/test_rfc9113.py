@@ -421,6 +421,22 @@ def test_6_5_2_a_server_may_not_push_here() -> None:
     assert not wire.connection.over
 
 
+def test_6_5_2_a_smaller_table_together_with_new_room() -> None:
+    """6.5.2: what new room lets go keeps to the smaller table of the same SETTINGS."""
+    wire = ServerWire()
+    wire.feed(settings((Setting.INITIAL_WINDOW_SIZE, 0)))
+    wire.output()
+    number, sent = wire.call(SINGLE)
+    wire.feed(sent)
+    wire.connection.reply(number, b"x")
+    frames = wire.frames()
+    both = (Setting.INITIAL_WINDOW_SIZE, 100), (Setting.HEADER_TABLE_SIZE, 0)
+    wire.feed(settings(*both))
+    wire.decode(frames[0].payload)
+    wire.decoder.max_allowed_table_size = 0
+    assert wire.decode(wire.frames()[-1].payload) == [("grpc-status", "0")]
+
+
 @pytest.mark.parametrize("size", [0, 100, 4095])
 def test_6_5_2_a_smaller_table_of_the_client(size: int) -> None:
     """6.5.2, 4.3.1: a smaller table is acknowledged in the next block and kept to."""

@@ -262,13 +262,15 @@ class Control(Intake):
         # DATA that uses new room must not come before the word that it is known: grpc's
         # C core counts by the old settings until it is acknowledged.
         self._answer_control(frames.SETTINGS_ACK)
+        # And new room last: what it lets go must keep to all the others.
+        window = found.pop(Setting.INITIAL_WINDOW_SIZE, None)
         for key, value in found.items():
-            if key == Setting.INITIAL_WINDOW_SIZE:
-                self._move_windows(value)
-            elif key == Setting.MAX_FRAME_SIZE:
+            if key == Setting.MAX_FRAME_SIZE:
                 self._peer_frame_max = value
             else:
                 self._setting_changed(key, value)
+        if window is not None:
+            self._move_windows(window)
         self._set_quick()
         self._pump()
 
