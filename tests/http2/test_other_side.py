@@ -104,13 +104,12 @@ class H2Client:
                 # One at a time: h2 takes the answer to the first for that to all.
                 self.settled = False
                 codes = h2.settings.SettingCodes
-                change: dict[h2.settings.SettingCodes | int, int] = random.choice(
-                    (
-                        {codes.INITIAL_WINDOW_SIZE: random.choice((100, 200_000))},
-                        {codes.HEADER_TABLE_SIZE: random.choice((0, 100, 4096))},
-                    )
-                )
-                self.h2.update_settings(change)
+                if random.random() < 0.5:
+                    window = random.choice((100, 200_000))
+                    self.h2.update_settings({codes.INITIAL_WINDOW_SIZE: window})
+                else:
+                    size = random.choice((0, 100, 4096))
+                    self.h2.update_settings({codes.HEADER_TABLE_SIZE: size})
             case 2:
                 for size, number in self.unacknowledged:
                     self.h2.acknowledge_received_data(size, number)

@@ -8,7 +8,7 @@ import pytest
 
 from revstore_http2 import ErrorCode, Limits
 from revstore_http2.codes import PREFACE, FrameType
-from revstore_http2.events import ConnectionFailed, Request
+from revstore_http2.events import ConnectionFailed, Drained, Request
 from tests.http2.wire import (
     ACK,
     SINGLE,
@@ -125,6 +125,7 @@ def test_drain_takes_two_steps() -> None:
     assert not wire.connection.over
     wire.connection.reply(crossing, b"y")
     assert wire.connection.over
+    assert [type(event) for event in wire.connection.take_pending()] == [Drained]
     wire.answer(crossing)
     assert late
 

@@ -33,6 +33,7 @@ from revstore_http2.connection import Connection
 from revstore_http2.control import DRAIN_PING
 from revstore_http2.events import (
     Cancelled,
+    Drained,
     HalfClosed,
     HttpRequest,
     OtherProtocol,
@@ -225,7 +226,8 @@ class ServerConnection(Connection):
     def drain(self, now: float) -> None:
         """Take no new calls, in two steps, so that none is lost on the way.
 
-        When all running ones are over, ``over`` turns true. Raises: nothing.
+        When all running ones are over, ``over`` turns true, and ``Drained`` is given.
+        Raises: nothing.
         """
         if self.over or self._draining:
             return
@@ -569,6 +571,7 @@ class ServerConnection(Connection):
 
     def _stream_closed(self) -> None:
         if self._draining and self._drain_deadline is None and not self.open_streams:
+            self.pending.append(Drained())
             self._drop_all()
 
     def _drop_all(self) -> None:
