@@ -129,9 +129,9 @@ class Load:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    def failed(self, error: ApiError) -> None:
+    def failed(self, error: ApiError, method: str) -> None:
         """Remember a failure, and whether it was honest (rule 3)."""
-        text = f"{error.code} {error.message}"
+        text = f"{method}: {error.code} {error.message}"
         self.failures[text[:100]] += 1
         if not honest(error):
             self.dishonest.append(text)
@@ -171,7 +171,7 @@ class Client:
         try:
             answer = await channel.unary(KV + method, request, timeout_s=TIMEOUT_S)
         except ApiError as error:
-            load.failed(error)
+            load.failed(error, method)
             if not isinstance(error, NotSent) and error.message not in REFUSED:
                 load.figures["unknown"] += 1
                 if operation.writes():
@@ -202,7 +202,7 @@ class Watcher:
             try:
                 await self._watch(channel)
             except ApiError as error:
-                self._load.failed(error)
+                self._load.failed(error, "Watch")
             finally:
                 with suppress(ApiError):
                     await channel.close()
