@@ -39,8 +39,8 @@ fix: $(STAMP) ## format and mend what the linter can
 bench: $(STAMP) ## print the speed and memory figures (ARGS="--quick")
 	$(BIN)/python -m revstore_bench $(ARGS)
 
-soak: $(STAMP) ## the long crash and differential runs
-	$(BIN)/pytest -n auto --dist worksteal tests/crash tests/differential --long $(ARGS)
+soak: $(STAMP) ## the long crash, fault, fuzz and differential runs
+	$(BIN)/pytest -n auto --dist worksteal tests/crash tests/differential tests/faults tests/fuzz --long $(ARGS)
 
 proto: ## regenerate the protobuf code with the compiler it was made with
 	$(PYTHON) -m venv .proto-venv
