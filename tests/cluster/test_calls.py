@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import re
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
-from tests.support.cluster import Cluster
+from revstore.interfaces.backend import Durability, WriteBatch
+from revstore.mvcc import tables
+from revstore.plugin.manager import PluginManager
+from tests.support.cluster import Cluster, MemberProcess
 from tests.support.process import wait_for
 
 pytestmark = [pytest.mark.etcd, pytest.mark.slow]
@@ -92,3 +96,41 @@ def test_equal_members_pass_all_checks(tmp_path: Path) -> None:
         member.start()
         assert said("compared with other members")
         assert cluster.ctl("alarm", "list") == ""
+
+
+def change_a_row(member: MemberProcess) -> None:
+    """Change a stored value behind the back of a member that is not running."""
+    path = member.data_dir / "member" / member.backend
+    backend = PluginManager().make_backend(member.backend, path, tables.KEYSPACES)
+    with closing(backend), closing(backend.snapshot()) as snapshot:
+        batch = WriteBatch()
+        for keyspace in (tables.CURRENT, tables.LOG):
+            for rows in snapshot.scan(keyspace, b"", None):
+                for key, row in rows:
+                    if b"precious" in row:
+                        changed = row.replace(b"precious", b"worthles")
+                        batch.keyspace(keyspace).puts.append((key, changed))
+        assert batch.keyspaces
+        backend.write(batch, Durability.SYNC)
+
+
+def test_a_row_that_changed_on_disk_is_found(tmp_path: Path) -> None:
+    """A value that rots on one member's disk: the leader raises the alarm for it, and
+    the member does not start where it has to compare itself first."""
+    with Cluster(tmp_path, ("lmdb", "lmdb", "lmdb"), CHECKS[1:]) as cluster:
+        cluster.start()
+        cluster.ctl("put", "k", "precious")
+        odd = cluster.followers()[0]
+        assert odd.stop() == 0
+        change_a_row(odd)
+        odd.start()
+        text = wait_for(lambda: cluster.ctl("alarm", "list"), "the alarm")
+        assert text == f"memberID:{int(odd.member_id, 16)} alarm:CORRUPT \n"
+        said = cluster.ctl("put", "more", "1", fails=True)
+        assert "etcdserver: corrupt cluster" in said
+        odd.kill()
+        odd.command.append(CHECKS[0])
+        odd.spawn()
+        wait_for(lambda: odd.returncode is not None, "the end of the process")
+        assert odd.returncode != 0
+        assert "differs at revision" in odd.run_log_text
