@@ -18,11 +18,14 @@ import msgspec
 from revstore.errors import Unavailable
 from revstore_http2 import frames
 from revstore_http2.codes import (
+    FRAME_BYTES_LEAST,
     FRAME_HEADER_BYTES,
     MESSAGE_PREFIX_BYTES,
     PREFACE,
     STREAM_ID_MAX,
     ErrorCode,
+    Flag,
+    FrameType,
     Setting,
     Status,
     name_of,
@@ -47,6 +50,10 @@ from revstore_http2.metadata import (
     timeout_value,
 )
 from revstore_http2.stream import Stream
+
+_DATA, _HEADERS = int(FrameType.DATA), int(FrameType.HEADERS)
+_END_STREAM = int(Flag.END_STREAM)
+_END_BOTH = _END_STREAM | int(Flag.END_HEADERS)
 
 HEADS_MAX = 256
 """How many heads of calls are kept."""
@@ -109,6 +116,8 @@ class ClientConnection(Connection):
             (b"grpc-accept-encoding", b"identity,gzip"),
         ]
         self._heads: dict[tuple[str, Pairs], bytes] = {}
+        self._timeout = -1.0, b""
+        """The deadline that was written last, and its field."""
         self._prefix = b""
         """What the next header block must begin with."""
         self._next_stream = 1
@@ -155,7 +164,11 @@ class ClientConnection(Connection):
         if not self.can_call:
             raise Unavailable("the server takes no more calls on this connection now")
         if timeout_s is not None:
-            block += encode_plain([(b"grpc-timeout", timeout_value(timeout_s))])
+            known, field = self._timeout
+            if timeout_s != known:
+                field = encode_plain([(b"grpc-timeout", timeout_value(timeout_s))])
+                self._timeout = timeout_s, field
+            block += field
         if self._prefix:
             block, self._prefix = self._prefix + block, b""
         stream_id = self._next_stream
@@ -164,9 +177,12 @@ class ClientConnection(Connection):
         stream = Stream(stream_id, self._peer_window, self.limits.stream_window_bytes)
         stream.given = stream.head_sent = True
         self._streams[stream_id] = stream
-        self._out.append(
-            frames.header_block(stream_id, block, False, self._peer_frame_max)
-        )
+        if len(block) <= FRAME_BYTES_LEAST:
+            self._out += frames.pack_header(len(block) << 8 | 1, 4, stream_id), block
+        else:
+            self._out.append(
+                frames.header_block(stream_id, block, False, self._peer_frame_max)
+            )
         if message is not None:
             self._send_only(stream, message)
         return stream_id
@@ -225,6 +241,7 @@ class ClientConnection(Connection):
     def _take_frames(self, data: bytes, position: int) -> int:
         size = len(data)
         unpack = HEADER.unpack_from
+        decode, streams = self._decode, self._streams
         word_max = self.limits.frame_bytes_max << 8 | 0xFF
         while size - position >= FRAME_HEADER_BYTES:
             word, flags, stream_id = unpack(data, position)
@@ -234,12 +251,50 @@ class ClientConnection(Connection):
                 self._check_length(word >> 8)
                 break
             position = end
-            self._take_frame(
-                word & 0xFF, flags, stream_id & STREAM_ID_MAX, data[start:end]
-            )
+            kind = word & 0xFF
+            stream = streams.get(stream_id)
+            if stream is not None:
+                # The short way of what nearly all answers are made of.
+                if kind == _HEADERS and flags | _END_STREAM == _END_BOTH:
+                    headers = decode(data[start:end])
+                    try:
+                        self._take_headers(stream_id, headers, flags == _END_BOTH)
+                    except StreamFault as fault:
+                        self._stream_fault(fault)
+                    if self.over:
+                        break
+                    continue
+                if (
+                    kind == _DATA
+                    and not flags
+                    and self._take_whole(stream, data, start, end)
+                ):
+                    continue
+            self._take_frame(kind, flags, stream_id & STREAM_ID_MAX, data[start:end])
             if self._block_stream or self.over:
                 break
         return position
+
+    def _take_whole(self, stream: Stream, data: bytes, start: int, end: int) -> bool:
+        """Take DATA that is exactly one message, if nothing speaks against it."""
+        size = end - start
+        if (
+            stream.attached is None
+            or stream.body
+            or stream.on_hold
+            or not MESSAGE_PREFIX_BYTES <= size <= stream.credit
+            or size > self.limits.message_bytes_max
+            or int.from_bytes(data[start : start + MESSAGE_PREFIX_BYTES], "big")
+            != size - MESSAGE_PREFIX_BYTES
+        ):
+            return False
+        self._received += size
+        stream.credit -= size
+        message = data[start + MESSAGE_PREFIX_BYTES : end]
+        self.pending.append(MessageReceived(stream.stream_id, message))
+        if stream.credit <= self.limits.stream_window_bytes >> 1:
+            self._renew(stream)
+        return True
 
     def _take_headers(self, stream_id: int, headers: Headers | None, end: bool) -> None:
         stream = self._streams.get(stream_id)
