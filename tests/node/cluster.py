@@ -40,12 +40,12 @@ class VirtualMember(VirtualShell):
 
     def start(self, **settings: Any) -> None:
         """Open the member and connect it."""
-        wanted = {**self.cluster.settings, **settings}
+        log = PluginChoice("segment", QUICK_LOG)
+        wanted = {"wal": log, **self.cluster.settings, **settings}
         replica = self.open(
             self.path,
             name=self.name,
             consensus=PluginChoice("raft"),
-            wal=PluginChoice("segment", QUICK_LOG),
             peer_urls=(f"http://{self.name}:2380",),
             initial_cluster=self.cluster.urls,
             seed=sum(self.name.encode()),

@@ -23,7 +23,7 @@ from revstore.proto import rpc_pb2
 from revstore.snapshot.format import decode_header, encode_header
 from revstore.snapshot.install import Installation
 from revstore.types import SnapshotMeta
-from tests.node.cluster import VirtualCluster, VirtualMember
+from tests.node.cluster import QUICK_LOG, VirtualCluster, VirtualMember
 from tests.snapshot.support import content
 
 KEYS = 24
@@ -39,7 +39,7 @@ class Stage:
             snapshot_count=5,
             catchup_entries=5,
             backend="lmdb",
-            wal=PluginChoice("segment", {"segment_bytes": 512}),
+            wal=PluginChoice("segment", {**QUICK_LOG, "segment_bytes": 512}),
         )
         self.leader = self.cluster.lead("a")
         self.lagging = self.cluster["c"]
@@ -173,11 +173,18 @@ def test_the_member_is_heard_while_it_installs(stage: Stage) -> None:
         for link in stage.cluster.cut_links
         if stage.cluster["b"].replica.member_id in link
     }
+    log = stage.lagging.replica.wal
+    end = log.last_index()
+    answers = stage.leader.put(b"meanwhile", b"1")
     stage.cluster.advance(5.0)
     assert stage.lagging.replica.installing
+    assert log.last_index() == end, "what follows was appended in front of it"
+    assert answers == []
     assert stage.leader.replica.is_leader
     assert stage.leader.replica.term == before
     stage.lagging.works = kept
+    stage.cluster.until(lambda: answers)
+    assert not isinstance(answers[0], ApiError)
     stage.cluster.heal()
     stage.cluster.until(stage.caught_up)
 
@@ -217,6 +224,37 @@ def test_a_kill_at_any_step_is_finished_by_the_next_start(
         steps += 3
         stage.lag()
     stage.cluster.carry = stage.whole
+    stage.cluster.until(stage.caught_up)
+
+
+def test_inbox_then_log_then_backend(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each is touched only when what it relies on is durable; the inbox ends last."""
+    outgoing = stage.offered()
+    incoming = stage.received(outgoing)
+    replica = stage.lagging.replica
+    done: list[str] = []
+
+    def note(owner: object, method: str) -> None:
+        original = getattr(owner, method)
+
+        def noted(*arguments: object) -> object:
+            if not done or done[-1] != method:
+                done.append(method)
+            return original(*arguments)
+
+        monkeypatch.setattr(owner, method, noted)
+
+    note(incoming.spool, "commit")
+    note(replica.wal, "save_snapshot")
+    note(replica.backend, "write")
+    note(replica.snapshots._inbox, "clear")
+    replica.snapshots.received(incoming)
+    sent(stage, outgoing)
+    while replica.installing:
+        stage.lagging.works.popleft()()
+    assert done == ["commit", "save_snapshot", "write", "clear"]
     stage.cluster.until(stage.caught_up)
 
 
