@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Coroutine
+import ssl
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from revstore.interfaces.transport import (
     Transport,
 )
 from revstore_conformance.transport import PATIENCE_S, table_of, unary
+from revstore_grpc.transport import GrpcServer, GrpcTransport
 
 ECHO = unary("/t.S/Echo", lambda call, message: call.reply(message))
 LOCAL = "http://127.0.0.1:0"
@@ -58,6 +60,28 @@ class Maker:
         return str(caught.value)
 
 
+@asynccontextmanager
+async def serving_grpc(
+    *methods: Method, routes: Mapping[str, Any] = {}, **options: Any
+) -> AsyncIterator[GrpcServer]:
+    """A server of these methods, and of these functions for paths of plain HTTP."""
+    transport = GrpcTransport()
+    for path, function in routes.items():
+        transport.http.register(path, function)
+    table = table_of(*(methods or (ECHO,)))
+    chosen: dict[str, Any] = {"urls": [LOCAL], **options}
+    server = await transport.serve_clients(table, ServeOptions(**chosen))
+    try:
+        yield server
+    finally:
+        await server.drain(0)
+
+
+def port_of(server: GrpcServer) -> int:
+    """The port of its first address."""
+    return int(server.addresses()[0].rpartition(":")[2])
+
+
 def make_certificates(folder: Path) -> Path:
     """A CA, a server certificate for localhost and one of a client named ann."""
     authority = Authority(folder)
@@ -86,3 +110,24 @@ def channel_credentials(folder: Path, client: bool) -> grpc.ChannelCredentials:
         (folder / "client.key").read_bytes(),
         (folder / "client.crt").read_bytes(),
     )
+
+
+async def exchange(
+    server: GrpcServer, request: bytes, context: ssl.SSLContext | None = None
+) -> bytes:
+    """Everything that comes back on a connection of its own, until it is closed."""
+    reader, writer = await asyncio.open_connection(
+        "127.0.0.1", port_of(server), ssl=context
+    )
+    writer.write(request)
+    await writer.drain()
+    answer = await asyncio.wait_for(reader.read(), PATIENCE_S)
+    writer.close()
+    await writer.wait_closed()
+    return answer
+
+
+def get(path: str, *more: str, method: str = "GET", version: str = "1.1") -> bytes:
+    """A request after which the connection is closed."""
+    lines = [f"{method} {path} HTTP/{version}", "host: test", *more]
+    return "\r\n".join([*lines, "connection: close", "", ""]).encode()

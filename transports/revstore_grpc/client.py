@@ -378,21 +378,22 @@ class GrpcChannel(Channel):
     async def server_stream(
         self, path: str, message: bytes, metadata: Mapping[str, str] = NO_METADATA
     ) -> GrpcClientStream:
-        return self._open(await self._ready(), path, message, metadata)
+        return self._open_with(await self._ready(), path, message, None, metadata)
 
     async def bidi_stream(
         self, path: str, metadata: Mapping[str, str] = NO_METADATA
     ) -> GrpcClientStream:
-        return self._open(await self._ready(), path, None, metadata)
+        return self._open_with(await self._ready(), path, None, None, metadata)
 
-    def _open(
+    def _open_with(
         self,
         link: ClientLink,
         path: str,
         message: bytes | None,
-        metadata: Mapping[str, str],
+        timeout_s: float | None,
+        metadata: Mapping[str, str] = NO_METADATA,
     ) -> GrpcClientStream:
-        number = link.start(path, message, metadata, None)
+        number = link.start(path, message, metadata, timeout_s)
         stream = link.streams[number] = GrpcClientStream(link, number)
         return stream
 

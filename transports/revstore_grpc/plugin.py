@@ -7,7 +7,9 @@ from collections.abc import Callable
 from revstore.hookspecs import NoOptions, TransportPlugin, hookimpl
 from revstore.interfaces.transport import Transport, TransportCapabilities
 
-CAPABILITIES = TransportCapabilities(clients=True, tls=True)
+CAPABILITIES = TransportCapabilities(
+    clients=True, tls=True, channel_schemes=("http", "https", "unix")
+)
 
 
 def make(options: NoOptions) -> Transport:

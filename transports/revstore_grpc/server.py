@@ -44,7 +44,6 @@ from revstore_grpc.link import Link
 from revstore_http2.codes import PREFACE
 from revstore_http2.events import (
     Cancelled,
-    Drained,
     Event,
     HalfClosed,
     HttpRequest,
@@ -208,12 +207,20 @@ class ServerLink(Link):
         if not self.drained.done():
             self.drained.set_result(None)
 
+    def close(self) -> None:
+        if self._unheard > 0:
+            # What waits is for a client of HTTP/2.
+            self.connection.output()
+        super().close()
+
     def drain(self) -> None:
-        """Take no new calls; ``drained`` is done when the last is over.
+        """Take no new calls; ``drained`` is done when the last is over and the
+        connection closed, or when there is nobody to wait for.
 
         Raises: nothing.
         """
-        if self._http1 is not None or self.closing:
+        if self._http1 is not None or self._unheard > 0 or self.closing:
+            # There is nobody to wait for.
             if not self.drained.done():
                 self.drained.set_result(None)
             return
@@ -252,9 +259,6 @@ class ServerLink(Link):
                 self._http(event)
             case OtherProtocol():
                 self._other_protocol(event.data)
-            case Drained():
-                if not self.drained.done():
-                    self.drained.set_result(None)
             case _:
                 self.note(event)
 

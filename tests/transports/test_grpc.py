@@ -1,0 +1,334 @@
+"""What is particular to the transport "grpc": its shell."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.transports.grpc_support import (
+    ECHO,
+    get,
+    make_certificates,
+    port_of,
+    run,
+    tls_options,
+)
+from tests.transports.grpc_support import (
+    serving_grpc as serving,
+)
+
+from revstore.errors import ApiError
+from revstore.hookspecs import NoOptions, TransportPlugin
+from revstore.interfaces.channel import ChannelOptions, ChannelTls, NotSent
+from revstore.interfaces.transport import (
+    Call,
+    StreamHandler,
+    TlsOptions,
+)
+from revstore.plugin.manager import PluginManager
+from revstore_conformance.transport import (
+    PATIENCE_S,
+    bidi,
+    failure_of,
+    unary,
+    until,
+)
+from revstore_grpc.client import GrpcChannel, open_channel
+from revstore_grpc.plugin import CAPABILITIES, revstore_register_transport
+from revstore_grpc.server import ServerLink
+from revstore_grpc.transport import GrpcTransport
+from revstore_http2.codes import PREFACE
+
+
+def test_answers_of_one_turn_leave_in_one_write(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What is answered in one turn of the loop is written at once."""
+    parked: list[Call] = []
+    links: list[ServerLink] = []
+    original = ServerLink.on_made
+
+    def on_made(link: ServerLink) -> None:
+        links.append(link)
+        original(link)
+
+    monkeypatch.setattr(ServerLink, "on_made", on_made)
+
+    async def check() -> None:
+        method = unary("/t.S/Park", lambda call, message: parked.append(call))
+        async with (
+            serving(method) as server,
+            GrpcChannel(server.addresses()[0]) as channel,
+        ):
+            calls = [
+                asyncio.ensure_future(channel.unary("/t.S/Park", b""))
+                for _ in range(100)
+            ]
+            await until(lambda: len(parked) == 100, "all calls")
+            writes: list[int] = []
+            (link,) = links
+            assert link.transport is not None
+            write = link.transport.write
+
+            class Counting:
+                """The transport, counting writes."""
+
+                def __getattr__(self, name: str) -> Any:
+                    return getattr(transport, name)
+
+                def write(self, data: bytes) -> None:
+                    writes.append(len(data))
+                    write(data)
+
+            transport = link.transport
+            link.transport = Counting()  # type: ignore[assignment]  # wraps one
+            for call in parked:
+                call.reply(b"done")
+            assert await asyncio.gather(*calls) == [b"done"] * 100
+            assert len(writes) == 1
+
+    run(check())
+
+
+def test_the_server_keeps_deadlines() -> None:
+    """A deadline that the client leaves to the server ends the call there, unary or
+    not, and later ones are still kept."""
+    parked: list[Call] = []
+    events: list[str] = []
+
+    class Noting(StreamHandler):
+        def on_cancel(self) -> None:
+            events.append("cancel")
+
+    async def check() -> None:
+        methods = (
+            unary("/t.S/Park", lambda call, message: parked.append(call)),
+            bidi("/t.S/In", lambda stream: Noting()),
+        )
+        async with (
+            serving(*methods) as server,
+            GrpcChannel(server.addresses()[0]) as channel,
+        ):
+            await channel.connect()
+            link = channel._link
+            assert link is not None
+            patient = asyncio.ensure_future(
+                channel.unary("/t.S/Park", b"", timeout_s=PATIENCE_S)
+            )
+            await until(lambda: bool(parked), "the patient call")
+            for path, message in (("/t.S/Park", b""), ("/t.S/In", None)):
+                stream = channel._open_with(link, path, message, 0.02)
+                error = await failure_of(stream.receive())
+                assert error == ApiError(4, "context deadline exceeded")
+            assert [call.cancelled() for call in parked] == [False, True]
+            assert events == ["cancel"]
+            parked[1].reply(b"late")
+            parked[0].reply(b"in time")
+            assert await patient == b"in time"
+
+    run(check())
+
+
+def test_a_client_that_never_reads_is_not_read_from() -> None:
+    """Answers that nobody reads stop the reading of requests, and nobody else's."""
+    served: list[int] = []
+
+    def serve(call: Call, message: bytes) -> None:
+        served.append(1)
+        call.reply(bytes(500_000))
+
+    async def check() -> None:
+        async with (
+            serving(unary("/t.S/Large", serve), ECHO) as server,
+            GrpcChannel(server.addresses()[0]) as greedy,
+            GrpcChannel(server.addresses()[0]) as other,
+        ):
+            await greedy.connect()
+            assert greedy._link is not None
+            transport = greedy._link.transport
+            assert transport is not None
+            transport.pause_reading()
+            calls = [
+                asyncio.ensure_future(greedy.unary("/t.S/Large", bytes(100_000)))
+                for _ in range(200)
+            ]
+            quiet, before = 0, -1
+            while quiet < 50:
+                quiet = quiet + 1 if len(served) == before else 0
+                before = len(served)
+                await asyncio.sleep(0.001)
+            assert 0 < len(served) < 200
+            assert await other.unary("/t.S/Echo", b"x") == b"x"
+            transport.resume_reading()
+            assert {len(one) for one in await asyncio.gather(*calls)} == {500_000}
+
+    run(check())
+
+
+@pytest.mark.parametrize(
+    "garbage",
+    [
+        PREFACE + b"\xff" * 100,
+        PREFACE + bytes(9),
+        b"\x00" * 64,
+        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(100),
+    ],
+)
+def test_garbage_ends_its_own_connection(garbage: bytes) -> None:
+    """Bytes that are no protocol end the connection they came on and no other."""
+
+    async def check() -> None:
+        async with (
+            serving() as server,
+            GrpcChannel(server.addresses()[0]) as channel,
+        ):
+            reader, writer = await asyncio.open_connection("127.0.0.1", port_of(server))
+            writer.write(garbage)
+            writer.write_eof()
+            await asyncio.wait_for(reader.read(), PATIENCE_S)
+            writer.close()
+            await writer.wait_closed()
+            assert await channel.unary("/t.S/Echo", b"x") == b"x"
+
+    run(check())
+
+
+def test_bounded_streams_make_calls_wait() -> None:
+    """With a bound on open calls a channel waits for its turn and loses none."""
+    parked: list[Call] = []
+
+    async def check() -> None:
+        method = unary("/t.S/Park", lambda call, message: parked.append(call))
+        async with (
+            serving(method, concurrent_streams_max=2) as server,
+            GrpcChannel(server.addresses()[0]) as channel,
+        ):
+            # The bound is known once the server's settings are.
+            first = asyncio.ensure_future(channel.unary("/t.S/Park", b""))
+            await until(lambda: len(parked) == 1, "the first call")
+            calls = [
+                asyncio.ensure_future(channel.unary("/t.S/Park", b"")) for _ in range(5)
+            ]
+            await until(lambda: len(parked) == 2, "the second call")
+            for number in range(6):
+                await until(lambda at=number: len(parked) > at, "the next call")  # type: ignore[misc]  # a default binds
+                assert len(parked) <= number + 2
+                parked[number].reply(b"%d" % number)
+            assert await first == b"0"
+            assert sorted(await asyncio.gather(*calls)) == [
+                b"1",
+                b"2",
+                b"3",
+                b"4",
+                b"5",
+            ]
+
+    run(check())
+
+
+def test_draining_with_idle_connections_is_quick() -> None:
+    """A connection without calls does not hold up the end, and its client sees that
+    what it calls later was not sent."""
+
+    async def check() -> None:
+        async with (
+            serving() as server,
+            GrpcChannel(server.addresses()[0]) as channel,
+        ):
+            assert await channel.unary("/t.S/Echo", b"x") == b"x"
+            reader, writer = await asyncio.open_connection("127.0.0.1", port_of(server))
+            loop = asyncio.get_running_loop()
+            before = loop.time()
+            await asyncio.wait_for(server.drain(PATIENCE_S), PATIENCE_S)
+            assert loop.time() - before < PATIENCE_S / 2
+            assert await reader.read() == b""
+            writer.close()
+            await writer.wait_closed()
+            with pytest.raises(NotSent):
+                await channel.unary("/t.S/Echo", b"x")
+
+    run(check())
+
+
+@pytest.fixture(scope="module")
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Certificates of a server and of a client named ann."""
+    return make_certificates(tmp_path_factory.mktemp("certificates"))
+
+
+@pytest.mark.parametrize("offered", [["h2"], ["http/1.1"], ["h2", "http/1.1"], []])
+def test_alpn(certificates: Path, offered: list[str]) -> None:
+    """TLS agrees on what the client offers, HTTP/2 first; both protocols are served."""
+
+    async def check() -> None:
+        tls = tls_options(certificates)
+        async with serving(urls=["https://127.0.0.1:0"], tls=tls) as server:
+            context = ssl.create_default_context(cafile=str(certificates / "ca.crt"))
+            if offered:
+                context.set_alpn_protocols(offered)
+            reader, writer = await asyncio.open_connection(
+                "127.0.0.1", port_of(server), ssl=context
+            )
+            agreed = writer.get_extra_info("ssl_object").selected_alpn_protocol()
+            assert agreed == (offered[0] if offered else None)
+            writer.write(get("/version"))
+            assert (await reader.read()).startswith(b"HTTP/1.1 200 ")
+            writer.close()
+            await writer.wait_closed()
+
+    run(check())
+
+
+def test_channel_over_tls(certificates: Path) -> None:
+    """A channel proves itself by its certificate and checks the server's."""
+    names: list[str] = []
+
+    def note(call: Call, message: bytes) -> None:
+        names.append(call.metadata()[":client-common-name"])
+        call.reply(message)
+
+    authority = str(certificates / "ca.crt")
+    cert, key = str(certificates / "client.crt"), str(certificates / "client.key")
+
+    async def check() -> None:
+        tls = TlsOptions(
+            str(certificates / "server.crt"),
+            str(certificates / "server.key"),
+            authority,
+            True,
+        )
+        method = unary("/t.S/Note", note)
+        async with serving(method, urls=["https://127.0.0.1:0"], tls=tls) as server:
+            url = server.addresses()[0]
+            trusting = ChannelOptions(tls=ChannelTls(authority, cert, key))
+            async with open_channel(url, trusting) as channel:
+                assert await channel.unary("/t.S/Note", b"x") == b"x"
+            blind = ChannelOptions(
+                tls=ChannelTls("", cert, key, insecure_skip_verify=True)
+            )
+            async with open_channel(url, blind) as channel:
+                assert await channel.unary("/t.S/Note", b"x") == b"x"
+            named = ChannelTls(authority, cert, key, server_name="other")
+            async with open_channel(url, ChannelOptions(tls=named)) as channel:
+                with pytest.raises(NotSent, match="other"):
+                    await channel.unary("/t.S/Note", b"x")
+            bare = ChannelOptions(tls=ChannelTls(trusted_ca_file=authority))
+            async with open_channel(url, bare) as channel:
+                assert (await failure_of(channel.unary("/t.S/Note", b"x"))).code == 14
+            assert names == ["ann", "ann"]
+
+    run(check())
+
+
+def test_plugin() -> None:
+    """The plugin registers itself and makes the transport."""
+    found: list[TransportPlugin] = []
+    revstore_register_transport(found.append)
+    (plugin,) = found
+    assert (plugin.name, plugin.extra) == ("grpc", "")
+    assert plugin.capabilities is CAPABILITIES
+    assert isinstance(plugin.factory(NoOptions()), GrpcTransport)
+    assert isinstance(PluginManager().make_transport("grpc", {}), GrpcTransport)
