@@ -27,6 +27,7 @@ from revstore.interfaces.channel import (
 CONNECT_TIMEOUT_S = 5.0
 RECONNECT_MIN_MS = 100
 RECONNECT_MAX_MS = 1000
+RETRIED_WITHIN_S = 2 * RECONNECT_MAX_MS / 1000
 
 _UNBOUNDED = (
     ("grpc.max_receive_message_length", -1),
@@ -129,17 +130,25 @@ class GrpcioClient(Channel):
 
     async def _until_ready(self) -> None:
         channel = self._channel
+        nothing = f"cannot connect to {self._url}: nothing answers"
         begun = False
         while True:
             try:
                 state = channel.get_state(try_to_connect=True)
                 if state is _READY:
                     return
-                # A failure seen at once is an old one: grpcio tries again by itself.
-                if state is _FAILED and begun:
-                    raise NotSent(f"cannot connect to {self._url}: nothing answers")
-                begun = state is not _FAILED
-                await channel.wait_for_state_change(state)
+                if state is not _FAILED:
+                    begun = True
+                    await channel.wait_for_state_change(state)
+                    continue
+                if begun:
+                    raise NotSent(nothing)
+                # An old failure: grpcio tries again by itself, and says so only when
+                # it succeeds.
+                async with asyncio.timeout(RETRIED_WITHIN_S):
+                    await channel.wait_for_state_change(state)
+            except TimeoutError:
+                raise NotSent(nothing) from None
             except grpc.aio.UsageError as error:
                 raise NotSent("the channel was closed") from error
 
