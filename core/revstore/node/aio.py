@@ -34,6 +34,11 @@ LOG = logs.get(__name__)
 
 T = TypeVar("T")
 
+PATIENCE_TURNS = 4
+"""So many turns of the loop without a new proposal end the gathering of a batch."""
+GATHER_S = 0.004
+"""The longest time to gather a batch."""
+
 
 class LoopClock:
     """The event loop's monotonic clock."""
@@ -57,6 +62,8 @@ class AsyncNode:
         self._no_works = asyncio.Event()
         self._no_works.set()
         self._pump_scheduled = False
+        self._crowd = 0
+        """How many proposals the last gathered batch had."""
         self._woken = False
         self._member: Member | None = None
         self._ticker: asyncio.TimerHandle | None = None
@@ -96,6 +103,7 @@ class AsyncNode:
                 unix_time=time.time(),
                 joining=joining,
             )
+            node.replica.log_wakes = True
         except BaseException:
             node._worker.shutdown()
             raise
@@ -171,8 +179,10 @@ class AsyncNode:
             self._loop.call_soon(self._pump)
 
     def _pump(self) -> None:
-        self._pump_scheduled = False
-        self.replica.pump()
+        if self._crowd > 1 and self.replica.queued:
+            self._gather(0, PATIENCE_TURNS, self._loop.time() + GATHER_S)
+        else:
+            self._pump_now()
 
     def wake(self) -> None:
         """See ``Shell``; several calls before the loop's turn make one pump."""
@@ -184,7 +194,34 @@ class AsyncNode:
                 pass  # The loop is closed: nobody waits any more.
 
     def _awake(self) -> None:
-        self._woken = False
+        if self._pump_scheduled:
+            return
+        self._pump_scheduled = True
+        if self.replica.queued:
+            self._gather(0, PATIENCE_TURNS, self._loop.time() + GATHER_S)
+        else:
+            self._pump_now()
+
+    def _gather(self, before: int, turns: int, until: float) -> None:
+        """Let a crowd gather before the next batch of the log.
+
+        A sync costs as much processor time as a few requests, most of it for handing
+        the interpreter from thread to thread. So while a busy loop keeps bringing
+        proposals, it is better to wait for some more. A loop that has nothing else to
+        do turns ``PATIENCE_TURNS`` times in no time. ``before`` is how many proposals
+        there were at the last turn, ``turns`` how many may still bring none.
+        """
+        queued = self.replica.queued
+        turns = PATIENCE_TURNS if queued > before else turns - 1
+        if queued and turns and self._loop.time() < until:
+            self._loop.call_soon(self._gather, queued, turns, until)
+        else:
+            self._crowd = queued
+            self._pump_now()
+
+    def _pump_now(self) -> None:
+        # First the flags: what becomes durable from here on wakes again.
+        self._woken = self._pump_scheduled = False
         self.replica.pump()
 
     def schedule(self, work: Callable[[], None], delay_s: float = 0.0) -> None:

@@ -144,6 +144,9 @@ class Replica(ReplicaFacts):
         self.wall_now = wall_now
         """Seconds since 1970; only ids of new members depend on it."""
         self._leaderless_since: float | None = None
+        self.log_wakes = False
+        """Whether the log has a thread of its own, so that the shell is woken when a
+        batch is durable and need not be asked to pump while one is under way."""
         self.send: Callable[[Sequence[Message]], None] | None = None
         """Where messages to other members go; set by whoever has peers. Those of type
         SNAP have no data: see ``Snapshots.open``."""
@@ -165,6 +168,8 @@ class Replica(ReplicaFacts):
         self.snapshots = Snapshots(self, parts.inbox)
         self._to_apply: deque[Entry] = deque()
         self._unsent: deque[tuple[int, tuple[Message, ...]]] = deque()
+        self._appended = 0
+        """Sequence number of the newest batch handed to the log."""
         self._durable = 0
         self._reported = 0
         self._log_error: StorageError | None = None
@@ -206,7 +211,9 @@ class Replica(ReplicaFacts):
             if self._commit - self._applied > APPLY_LAG_MAX:
                 done(errors.TOO_MANY_REQUESTS)
                 return
-            self.shell.request_pump()
+            if self._appended == self._durable or not self.log_wakes:
+                self.shell.request_pump()
+            # Else the log wakes the shell soon; what has come until then is one batch.
         queue.append(Proposal(tag, data, request, done, info))
 
     def read(self, done: Finished) -> None:
@@ -391,6 +398,7 @@ class Replica(ReplicaFacts):
     def _append(self, persist: Persist) -> None:
         for entry in persist.entries:
             self.log_bytes += len(entry.data)
+        self._appended = persist.sequence
         self.wal.append(
             persist.hard_state, persist.entries, self._on_durable(persist.sequence)
         )
@@ -618,6 +626,11 @@ class Replica(ReplicaFacts):
         waiting, self._when_idle = self._when_idle, []
         for done in waiting:
             done()
+
+    @property
+    def queued(self) -> int:
+        """How many proposals wait for the next ``pump``."""
+        return len(self._queue)
 
     def busy(self) -> bool:
         """Whether somebody still waits for a result."""

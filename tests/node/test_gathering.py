@@ -1,0 +1,112 @@
+"""Proposals of a crowd share a batch of the log; a lone one waits for nobody."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
+from unittest import mock
+
+import pytest
+
+from revstore.node import aio
+from revstore.node.aio import AsyncNode
+from revstore.node.bootstrap import Member
+from tests.node.virtual import VirtualShell
+
+
+def test_no_pump_is_asked_for_while_the_log_is_busy(
+    shell: VirtualShell, tmp_path: Path
+) -> None:
+    """What is proposed while a batch is under way waits for it, and is one batch."""
+    shell.open(tmp_path)
+    shell.settle()
+    replica = shell.replica
+    replica.log_wakes = True
+    with mock.patch.object(shell, "request_pump") as asked:
+        first = shell.put(b"a")
+        assert asked.call_count == 1
+        replica.pump()
+        later = [shell.put(b"%d" % number) for number in range(5)]
+        assert asked.call_count == 1
+        assert replica.queued == 5
+        replica.wal.sync()
+        with mock.patch.object(replica.wal, "append", wraps=replica.wal.append) as log:
+            replica.pump()
+        assert [len(call.args[1]) for call in log.call_args_list] == [5]
+        replica.wal.sync()
+        replica.pump()
+        assert [answer[0].revision for answer in [first, *later]] == [2, 3, 4, 5, 6, 7]
+        shell.put(b"b")
+        assert asked.call_count == 2
+
+
+def test_a_log_without_a_thread_wakes_nobody(
+    shell: VirtualShell, tmp_path: Path
+) -> None:
+    """Where callers sync the log themselves, every first proposal asks for a pump.
+
+    Else what the housekeeping proposes during a caller's sync would stay unsynced.
+    """
+    shell.open(tmp_path)
+    shell.settle()
+    with mock.patch.object(shell, "request_pump") as asked:
+        shell.put(b"a")
+        shell.replica.pump()
+        shell.put(b"b")
+        assert asked.call_count == 2
+    shell.settle()
+
+
+class CrowdedReplica:
+    """Gets one proposal more at each look, up to a number."""
+
+    def __init__(self, crowd: int) -> None:
+        self._crowd = crowd
+        self._queued = min(crowd, 1)
+        self.batches: list[int] = []
+
+    @property
+    def queued(self) -> int:
+        """How many wait now."""
+        found = self._queued
+        self._queued = min(self._crowd, found + 1)
+        return found
+
+    def pump(self) -> None:
+        """Note what the batch would have."""
+        self.batches.append(self._queued)
+
+
+async def _turns_until_pumped(replica: CrowdedReplica) -> int:
+    node = AsyncNode(asyncio.get_running_loop())
+    node._member = cast(Member, SimpleNamespace(replica=replica))
+    node.wake()
+    node.wake()
+    turns = 0
+    while not replica.batches:
+        await asyncio.sleep(0)
+        turns += 1
+    node._worker.shutdown()
+    return turns
+
+
+@pytest.mark.parametrize("crowd", [0, 1, 20])
+def test_a_batch_is_begun_when_no_more_come(
+    crowd: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A busy loop gathers until nothing new comes; an idle one begins after few turns."""
+    monkeypatch.setattr(aio, "GATHER_S", 60.0)
+    replica = CrowdedReplica(crowd)
+    turns = asyncio.run(_turns_until_pumped(replica))
+    assert replica.batches == [crowd]
+    assert turns <= crowd + aio.PATIENCE_TURNS + 2
+
+
+def test_gathering_ends_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many more come, a batch is not put off beyond its time."""
+    monkeypatch.setattr(aio, "GATHER_S", 0.0)
+    replica = CrowdedReplica(1_000_000)
+    asyncio.run(_turns_until_pumped(replica))
+    assert replica.batches[0] < 10
