@@ -1,23 +1,19 @@
-"""The server's side of a connection: calls come in, answers go out.
+"""The server's side of a connection: calls come in, and how it ends.
 
 Rules of this file:
 
 1. A call with one message that arrives whole, as nearly all do, costs one event and no
-   state but its number: ``_streams`` says None for it until its answer has to wait.
-   ``_take_frames`` and ``reply`` are the two halves of that way and are kept flat.
-2. Everything else takes the general way; the two give the same bytes and events.
-3. An answer that ends before the client's side did is followed by RST_STREAM with
-   NO_ERROR, so that the client stops sending (RFC 9113, section 8.1).
+   state but its number: ``_streams`` says None for it until its answer has to wait. One
+   of which only the head has come waits in ``_fresh``. ``_take_frames`` is kept flat.
+2. Everything else takes the general way; the two give the same events.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from typing import Any
-
-import msgspec
+from collections.abc import Callable, Iterator
 
 from revstore_http2 import frames
+from revstore_http2.answers import Answering, Trailers
 from revstore_http2.codes import (
     FRAME_HEADER_BYTES,
     MESSAGE_PREFIX_BYTES,
@@ -29,7 +25,6 @@ from revstore_http2.codes import (
     Setting,
     Status,
 )
-from revstore_http2.connection import Connection
 from revstore_http2.control import DRAIN_PING
 from revstore_http2.events import (
     Cancelled,
@@ -47,15 +42,8 @@ from revstore_http2.guards import PingPolicy
 from revstore_http2.heads import KnownHead, Refusal, read_head
 from revstore_http2.hpack import HeaderListTooLargeError, Headers
 from revstore_http2.limits import Limits
-from revstore_http2.metadata import encode_pairs, timeout_seconds
-from revstore_http2.responses import (
-    HEAD_TOO_LARGE,
-    STATUS_OK,
-    ResponseBlocks,
-    only_fields,
-    refusal_fields,
-    status_fields,
-)
+from revstore_http2.metadata import timeout_seconds
+from revstore_http2.responses import HEAD_TOO_LARGE
 from revstore_http2.stream import Stream
 
 _MESSAGE_DATA_BYTES = FRAME_HEADER_BYTES + MESSAGE_PREFIX_BYTES
@@ -63,21 +51,7 @@ _DATA, _HEADERS = int(FrameType.DATA), int(FrameType.HEADERS)
 _END_STREAM, _END_HEADERS = int(Flag.END_STREAM), int(Flag.END_HEADERS)
 
 
-class _Trailers(msgspec.Struct, frozen=True):
-    """How a call ends."""
-
-    code: int
-    text: str = ""
-    details: bytes = b""
-    fields: tuple[tuple[bytes, bytes], ...] = ()
-
-
-_OK = _Trailers(0)
-_END_OF_BODY = object()
-"""How an answer ends that is not gRPC."""
-
-
-class ServerConnection(Connection):
+class ServerConnection(Answering):
     """What a server makes for each connection that it accepts.
 
     ``route`` is asked for the meaning of a path, once for each distinct head; it must
@@ -93,15 +67,12 @@ class ServerConnection(Connection):
     ) -> None:
         super().__init__(limits or Limits(), now)
         self._route = route
-        self._blocks = ResponseBlocks()
         self._pings = PingPolicy(self.limits)
         self._streams_max = self.limits.streams_max
         """How many streams may be open; 0 when no new ones are taken."""
         self._drain_deadline: float | None = None
         """Until when the client may still start calls; None unless draining begins."""
-        self._draining = False
         self._preface_seen = False
-        self._quick_max = 0
         self._fresh: dict[int, tuple[KnownHead, float | None]] = {}
         """Calls with one message of which only the head has come."""
         limits = self.limits
@@ -117,111 +88,6 @@ class ServerConnection(Connection):
         self._first_output(settings)
 
     # What the shell does.
-
-    def reply(self, stream_id: int, message: bytes) -> None:
-        """Answer a call with one message and OK: the whole of a unary answer.
-
-        Raises: nothing.
-        """
-        length = len(message)
-        size = length + MESSAGE_PREFIX_BYTES
-        streams = self._streams
-        if (
-            size <= self._quick_max
-            and size <= self._send_window
-            and streams.get(stream_id, self) is None
-        ):
-            del streams[stream_id]
-            self._send_window -= size
-            self._sent_mark = True
-            blocks = self._blocks
-            self._out += (
-                blocks.pack_reply(
-                    blocks.head_frame,
-                    stream_id,
-                    blocks.head_block,
-                    size << 8,
-                    0,
-                    stream_id,
-                    0,
-                    length,
-                ),
-                message,
-                blocks.pack_end(blocks.ok_frame, stream_id, blocks.ok_block),
-            )
-            return
-        self.send(stream_id, message)
-        self.finish(stream_id)
-
-    def send_head(
-        self, stream_id: int, pairs: Iterable[tuple[str, str | bytes]] = ()
-    ) -> None:
-        """Send the response's head with metadata before the first message.
-
-        Without it, ``send`` sends one without metadata. A second one is not sent.
-
-        Raises:
-            UsageError: a name or a value of the metadata cannot be sent.
-        """
-        fields = encode_pairs(pairs)
-        stream = self._find(stream_id)
-        if stream is not None and stream.ending is None and not stream.head_sent:
-            self._write_head(stream, fields)
-
-    def finish(
-        self, stream_id: int, pairs: Iterable[tuple[str, str | bytes]] = ()
-    ) -> None:
-        """End a call with OK after what was sent.
-
-        Raises:
-            UsageError: a name or a value of the metadata cannot be sent.
-        """
-        ending = _Trailers(0, fields=tuple(encode_pairs(pairs))) if pairs else _OK
-        stream = self._find(stream_id)
-        if stream is not None and stream.ending is None:
-            self._end(stream, ending)
-
-    def fail(
-        self,
-        stream_id: int,
-        code: int,
-        text: str,
-        details: bytes = b"",
-        pairs: Iterable[tuple[str, str | bytes]] = (),
-    ) -> None:
-        """End a call with an error after what was sent.
-
-        Raises:
-            UsageError: a name or a value of the metadata cannot be sent.
-        """
-        fields = tuple(encode_pairs(pairs)) if pairs else ()
-        stream = self._find(stream_id)
-        if stream is not None and stream.ending is None:
-            self._end(stream, _Trailers(code, text, details, fields))
-
-    def respond(
-        self,
-        stream_id: int,
-        status: int,
-        headers: Iterable[tuple[str, str]] = (),
-        body: bytes = b"",
-    ) -> None:
-        """Answer an ``HttpRequest``; content-length is added. Raises: nothing."""
-        stream = self._find(stream_id)
-        if stream is None or stream.ending is not None:
-            return
-        fields = [(b":status", b"%d" % status)]
-        for name, value in headers:
-            fields.append((name.lower().encode("latin-1"), value.encode("latin-1")))
-        fields.append((b"content-length", b"%d" % len(body)))
-        stream.head_sent = True
-        self._write_block(stream_id, self._blocks.plain(fields), end=False)
-        if body:
-            stream.ending = _END_OF_BODY
-            stream.given = False
-            self._enqueue(stream, (body,), len(body))
-        else:
-            self._end(stream, _END_OF_BODY)
 
     def drain(self, now: float) -> None:
         """Take no new calls, in two steps, so that none is lost on the way.
@@ -431,12 +297,6 @@ class ServerConnection(Connection):
                 self.pending.append(StreamStarted(stream_id, head, timeout))
         return stream
 
-    def _refuse_head(self, stream_id: int, refusal: Refusal, end: bool) -> None:
-        """Answer a request by its head alone."""
-        self._write_block(stream_id, self._blocks.plain(refusal_fields(refusal)), True)
-        if not end:
-            self._write_reset(stream_id, ErrorCode.NO_ERROR)
-
     def _take_data(self, stream: Stream, data: bytes, end: bool) -> None:
         if stream.ending is not None:
             # The call is over for the shell, and its end waits in the queue.
@@ -491,56 +351,7 @@ class ServerConnection(Connection):
         if stream.given:
             reason = fault.text
             self.pending.append(Cancelled(stream.stream_id, ErrorCode.CANCEL, reason))
-        self._end(stream, _Trailers(fault.code, fault.text))
-
-    # Output.
-
-    def _send_head(self, stream: Stream) -> None:
-        self._write_head(stream, [])
-
-    def _write_head(self, stream: Stream, fields: list[tuple[bytes, bytes]]) -> None:
-        stream.head_sent = True
-        self._write_block(stream.stream_id, self._blocks.head(fields), end=False)
-
-    def _send_end(self, stream: Stream) -> None:
-        ending: Any = stream.ending
-        stream_id = stream.stream_id
-        blocks = self._blocks
-        if ending is _END_OF_BODY:
-            self._out.append(frames.pack_header(0, 1, stream_id))
-        elif ending is _OK and stream.head_sent:
-            self._write_block(stream_id, blocks.ok(), end=True)
-            if not self._quick_max:
-                self._set_quick()
-        else:
-            fields = [] if stream.head_sent else only_fields(200)
-            if ending.code:
-                fields += status_fields(ending.code, ending.text, ending.details)
-            else:
-                fields.append(STATUS_OK)
-            fields += ending.fields
-            self._write_block(stream_id, blocks.plain(fields), end=True)
-        stream.ended_here = True
-        if not stream.ended_there:
-            self._write_reset(stream_id, ErrorCode.NO_ERROR)
-        self._forget(stream_id)
-
-    def _write_block(self, stream_id: int, block: bytes, end: bool) -> None:
-        self._sent_mark = True
-        self._out.append(
-            frames.header_block(stream_id, block, end, self._peer_frame_max)
-        )
-
-    def _set_quick(self) -> None:
-        # While draining, each end of a call must be looked at.
-        if self._blocks.quick and not self._draining:
-            super()._set_quick()
-        else:
-            self._quick_max = 0
-
-    def _setting_changed(self, key: int, value: int) -> None:
-        if key == Setting.HEADER_TABLE_SIZE:
-            self._blocks.set_table_size(value)
+        self._end(stream, Trailers(fault.code, fault.text))
 
     # The connection.
 
