@@ -138,7 +138,9 @@ class Caller:
             await self._first_token(deadline)
         left = None
         if deadline is not None:
-            left = deadline - self._clock()
+            # In whole milliseconds: a transport can remember the headers of a call, and
+            # most calls have all of their time left.
+            left = round(deadline - self._clock(), 3)
             if left <= 0:
                 raise Unavailable("the time was up before the call was sent")
         channel = self.pool.channel(url)

@@ -15,9 +15,9 @@ from revstore.interfaces.transport import Transport
 from revstore.plugin.manager import PluginManager
 
 SCHEMES = {
-    "http": "grpcio",
-    "https": "grpcio",
-    "unix": "grpcio",
+    "http": "grpc",
+    "https": "grpc",
+    "unix": "grpc",
     "tcp": "tcp",
     "tcps": "tcp",
 }
