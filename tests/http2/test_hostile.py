@@ -166,6 +166,15 @@ def test_windows_of_zero() -> None:
     assert wire.answer(numbers[0])[1] == message(bytes(10_000))
 
 
+def test_one_answer_may_be_of_any_size() -> None:
+    """An answer over the bound on what waits is given if nothing else waits."""
+    wire = ServerWire(Limits(queued_bytes_max=10_000))
+    number, sent = wire.call(SINGLE)
+    wire.feed(sent, window(0, 1 << 20), window(number, 1 << 20))
+    wire.connection.reply(number, bytes(200_000))
+    assert wire.answer(number)[1] == message(bytes(200_000))
+
+
 def test_a_stalled_stream_holds_up_no_other() -> None:
     """A stream without credit waits alone."""
     wire = ServerWire()

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import zlib
 from abc import abstractmethod
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from struct import Struct
 
 from revstore_http2 import frames
@@ -24,7 +24,7 @@ from revstore_http2.events import MessageReceived
 from revstore_http2.faults import CallFault, ConnectionFault, StreamFault
 from revstore_http2.limits import Limits
 from revstore_http2.sending import Sending
-from revstore_http2.stream import Stream
+from revstore_http2.stream import EMPTY, Stream
 
 _PREFIX = Struct(">BI")
 _GZIP = zlib.MAX_WBITS | 16
@@ -146,6 +146,8 @@ class Intake(Sending):
                     Status.RESOURCE_EXHAUSTED,
                     f"more than {self.limits.held_messages_max} messages wait",
                 )
+            if stream.held is EMPTY:
+                stream.held = deque()
             stream.held.append(message)
         else:
             self.pending.append(MessageReceived(stream.stream_id, message))

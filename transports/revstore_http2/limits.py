@@ -54,7 +54,7 @@ class Limits(msgspec.Struct, frozen=True):
     """DATA in the output before the shell takes it."""
     queued_bytes_max: int = 256 * 1024 * 1024
     """What may wait to be sent in all streams; a stream that would add to more is
-    reset."""
+    reset, unless nothing else waits."""
     controls_queued_max: int = 10_000
     """Answers to control frames that may wait for the socket."""
 

@@ -26,7 +26,7 @@ from revstore_http2.codes import (
 from revstore_http2.events import Cancelled, Event, StreamRefused, Writable
 from revstore_http2.frames import pack_header, pack_message_header
 from revstore_http2.limits import Limits
-from revstore_http2.stream import Stream
+from revstore_http2.stream import EMPTY, Stream
 
 RESETS_REMEMBERED = 1024
 """Streams that were reset here, whose late frames are passed over in silence."""
@@ -178,10 +178,14 @@ class Sending(ABC):
         return stream
 
     def _enqueue(self, stream: Stream, pieces: tuple[bytes, ...], size: int) -> None:
-        if self.queued_bytes + size > self.limits.queued_bytes_max:
+        waiting = self.queued_bytes
+        # A single answer may wait whatever its size, or it could never be given.
+        if waiting and waiting + size > self.limits.queued_bytes_max:
             reason = f"more than {self.limits.queued_bytes_max} bytes wait to be read"
             self._refuse(stream, ErrorCode.ENHANCE_YOUR_CALM, reason)
             return
+        if stream.queue is EMPTY:
+            stream.queue = deque()
         stream.queue.extend(pieces)
         stream.queued += size
         self.queued_bytes += size
@@ -275,7 +279,7 @@ class Sending(ABC):
         stream = self._streams.pop(stream_id)
         if stream is not None:
             self.queued_bytes -= stream.queued
-            stream.queue.clear()
+            stream.queue = EMPTY
             stream.queued = 0
             stream.given = False
             stream.ended_here = True

@@ -9,6 +9,12 @@ from __future__ import annotations
 from collections import deque
 from typing import Any
 
+EMPTY: deque[bytes] = deque()
+"""Stands for a queue as long as nothing waits, for most streams never need one.
+
+Invariant: nothing is ever put into it.
+"""
+
 
 class Stream:
     """Both directions of one call."""
@@ -66,14 +72,14 @@ class Stream:
         self.left: int | None = None
         """Bytes that content-length still promises."""
         self.on_hold = False
-        self.held: deque[bytes] = deque()
+        self.held = EMPTY
         self.ended_there = False
         """The other side has ended its direction."""
 
         # What goes out.
         self.send_window = send_window
         """Below 0 after the other side has made its windows smaller."""
-        self.queue: deque[bytes] = deque()
+        self.queue = EMPTY
         """Bytes of DATA that wait, in order. Invariant: no empty ones."""
         self.queued = 0
         """Their length."""
