@@ -25,6 +25,8 @@ class ReplicaFacts:
     """Where calls of other members go (``revstore.peer.calls``), and answers to theirs:
     member, payload; whether it was taken. Set by whoever has peers, who hands what
     comes back to ``receive_call``. Nothing may arrive twice."""
+    reaches: Callable[[int], bool] | None = None
+    """Whether a member can be reached now, as far as its link knows; set likewise."""
     on_members: Callable[[], None] | None = None
     """Called when the applied membership has changed; set likewise."""
     on_leader_lost: Callable[[], None] | None = None

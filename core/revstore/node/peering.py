@@ -130,6 +130,7 @@ class Peering(PeerHandler):
         self._peers = peers
         self._replica.send = self.send
         self._replica.send_call = self.send_call
+        self._replica.reaches = self.reaches
         self._replica.on_members = self.members_changed
         self.members_changed()
 
@@ -147,6 +148,7 @@ class Peering(PeerHandler):
         """Say and hear nothing more. Raises: nothing."""
         self._replica.send = None
         self._replica.send_call = None
+        self._replica.reaches = None
         self._replica.on_members = None
         if self._streams is not None:
             await self._streams.close()
@@ -217,6 +219,10 @@ class Peering(PeerHandler):
         )
         payload = INTRODUCTION + own.SerializeToString()
         self.peers.send(member, Lane.CONTROL, payload)
+
+    def reaches(self, member: int) -> bool:
+        """Whether the link to a member is open. Raises: nothing."""
+        return self.peers.stats(member).connected
 
     def send_call(self, member: int, payload: bytes) -> bool:
         """Hand a call of one member to another to its link. Raises: nothing."""

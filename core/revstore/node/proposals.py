@@ -88,8 +88,11 @@ class Proposals:
             return None
         return waiting.proposal
 
-    def expire(self, now: float, error: ApiError) -> None:
-        """Tell those whose time is up; their entries may still be applied later."""
+    def expire(self, now: float, error_of: Callable[[float], ApiError]) -> None:
+        """Tell those whose time is up; their entries may still be applied later.
+
+        ``error_of`` makes what they hear from their deadline.
+        """
         for table in (self._by_index, self._forwarded):
             late = []
             for key, waiting in table.items():
@@ -97,7 +100,8 @@ class Proposals:
                     break
                 late.append(key)
             for key in late:
-                table.pop(key).proposal.done(error)
+                waiting = table.pop(key)
+                waiting.proposal.done(error_of(waiting.deadline))
 
     def fail_all(self, error: ApiError) -> None:
         """Tell everybody that the outcome will not be known here."""

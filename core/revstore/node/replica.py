@@ -55,6 +55,7 @@ from revstore.node.facts import ReplicaFacts
 from revstore.node.forwarding import Forwarding
 from revstore.node.headers import Headers
 from revstore.node.housekeeping import Housekeeping
+from revstore.node.leadership import Leadership
 from revstore.node.membership import Membership
 from revstore.node.proposals import Done, Proposal, Proposals
 from revstore.node.reads import Finished, Reads
@@ -70,8 +71,6 @@ LOG = logs.get(__name__)
 
 APPLY_BATCH_MAX = 2_000
 """Entries applied before the loop gets a turn."""
-
-NEVER = float("inf")
 
 APPLY_LAG_MAX = 5_000
 """Committed entries that may wait to be applied; beyond it requests are refused."""
@@ -143,7 +142,6 @@ class Replica(ReplicaFacts):
         """Whether this member was removed from its cluster."""
         self.wall_now = wall_now
         """Seconds since 1970; only ids of new members depend on it."""
-        self._leaderless_since: float | None = None
         self.log_wakes = False
         """Whether the log has a thread of its own, so that the shell is woken when a
         batch is durable and need not be asked to pump while one is under way."""
@@ -162,6 +160,7 @@ class Replica(ReplicaFacts):
         self._queue: list[Proposal] = []
         self._waiting = Proposals()
         self.reads = Reads(parts.consensus, member_id, request_id_seed)
+        self.leadership = Leadership(self)
         self.membership = Membership(self)
         self.forwarding = Forwarding(self)
         self.corruption = Corruption(self)
@@ -458,6 +457,7 @@ class Replica(ReplicaFacts):
         self._set_term(self.consensus.status().term)
         if was_leader and not self.is_leader:
             self.lessor.demote()
+        self.leadership.changed()
         self.membership.leader_changed(self.leader)
         self.forwarding.leader_changed()
         LOG.info(
@@ -544,12 +544,8 @@ class Replica(ReplicaFacts):
             return
         now = self.clock.now()
         self.consensus.tick()
-        if self.leader:
-            self._leaderless_since = None
-        else:
-            self._campaign_if_alone()
-            self._watch_leader(now)
-        self._waiting.expire(now, errors.TIMEOUT)
+        self.leadership.tick(now)
+        self._waiting.expire(now, self._late)
         self.reads.expire(now)
         self.membership.expire(now)
         self.calls.expire(now)
@@ -558,21 +554,8 @@ class Replica(ReplicaFacts):
         self.housekeeping.tick(now)
         self.pump()
 
-    def _campaign_if_alone(self) -> None:
-        """The only voter need not wait for an election timeout: nobody else can lead."""
-        status = self.consensus.status()
-        alone = status.conf_state.voters == (self.member_id,)
-        if alone and status.role == Role.FOLLOWER:
-            self.consensus.campaign()
-
-    def _watch_leader(self, now: float) -> None:
-        """Tell when there was no leader for three election timeouts, once each time."""
-        if self._leaderless_since is None:
-            self._leaderless_since = now
-        lost_at = self._leaderless_since + 3 * self.settings.election_timeout_s
-        if now >= lost_at and self.on_leader_lost is not None:
-            self._leaderless_since = NEVER
-            self.on_leader_lost()
+    def _late(self, deadline: float) -> ApiError:
+        return self.leadership.late(deadline - self._timeout_s)
 
     def members_changed(self) -> None:
         """The applied membership is another one now."""
