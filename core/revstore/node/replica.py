@@ -159,12 +159,6 @@ class Replica(ReplicaFacts):
         self._timeout_s = settings.request_timeout_s
         self._queue: list[Proposal] = []
         self._waiting = Proposals()
-        self.reads = Reads(parts.consensus, member_id, request_id_seed)
-        self.leadership = Leadership(self)
-        self.membership = Membership(self)
-        self.forwarding = Forwarding(self)
-        self.corruption = Corruption(self)
-        self.snapshots = Snapshots(self, parts.inbox)
         self._to_apply: deque[Entry] = deque()
         self._unsent: deque[tuple[int, tuple[Message, ...]]] = deque()
         self._appended = 0
@@ -177,6 +171,16 @@ class Replica(ReplicaFacts):
         self._answers: list[tuple[Proposal, ApplyResult | ApiError]] = []
         self._when_idle: list[Callable[[], None]] = []
         self._pumping = False
+        self._make_helpers(parts.inbox, request_id_seed)
+
+    def _make_helpers(self, inbox: Inbox, seed: int) -> None:
+        """The parts that each look after one concern of this replica."""
+        self.reads = Reads(self.consensus, self.member_id, seed)
+        self.leadership = Leadership(self)
+        self.membership = Membership(self)
+        self.forwarding = Forwarding(self)
+        self.corruption = Corruption(self)
+        self.snapshots = Snapshots(self, inbox)
         self.housekeeping = Housekeeping(self)
 
     # ----- requests
