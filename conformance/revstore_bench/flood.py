@@ -18,7 +18,7 @@ Rules of this file:
 from __future__ import annotations
 
 import select
-import socket
+import ssl
 import time
 from collections.abc import Sequence
 from random import Random
@@ -42,6 +42,7 @@ from revstore_bench.load import (
     LoadReport,
     frame,
 )
+from revstore_bench.secure import connect
 from revstore_http2.hpack import Encoder
 
 DEADLINE_US = 5_000_000
@@ -84,9 +85,8 @@ class _Line:
 
     __slots__ = ("buffer", "received", "room", "sent", "socket", "started")
 
-    def __init__(self, host: str, port: int) -> None:
-        self.socket = socket.create_connection((host, port), TIMEOUT_S)
-        self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    def __init__(self, host: str, port: int, context: ssl.SSLContext | None) -> None:
+        self.socket = connect(host, port, TIMEOUT_S, context)
         settings = frame(SETTINGS, 0, 0, b"\x00\x04" + _WORD.pack((1 << 31) - 1))
         grow = frame(WINDOW, 0, 0, _WORD.pack(WINDOW_BYTES))
         self.socket.sendall(PREFACE + settings + grow)
@@ -102,15 +102,26 @@ class _Line:
 class Flood:
     """A number of connections that make calls of one method."""
 
-    def __init__(self, host: str, port: int, connections: int) -> None:
+    def __init__(
+        self,
+        host: str,
+        port: int,
+        connections: int,
+        context: ssl.SSLContext | None = None,
+    ) -> None:
+        """With a context it speaks TLS. Raises: OSError."""
         self._authority = f"{host}:{port}"
-        self._lines = [_Line(host, port) for _ in range(connections)]
+        self._lines = [_Line(host, port, context) for _ in range(connections)]
+        self.cipher = self._lines[0].socket.cipher
+        """What TLS agreed on, in words."""
         self._by_descriptor = {line.socket.fileno(): line for line in self._lines}
         self._poll = select.epoll()
         for descriptor in self._by_descriptor:
             self._poll.register(descriptor, select.EPOLLIN)
         self._latencies: list[float] = []
         self._used = False
+        self.body_bytes = 0
+        """Of all answers so far, so that one can see that they hold something."""
 
     def close(self) -> None:
         """End the connections."""
@@ -188,7 +199,7 @@ class Flood:
         now = time.perf_counter()
         latencies, started = self._latencies, line.started
         before = len(latencies)
-        at, end = 0, len(buffer)
+        at, end, body_bytes = 0, len(buffer), 0
         unpack = _HEAD.unpack_from
         while end - at >= 9:
             high, low, kind, flags, stream = unpack(buffer, at)
@@ -203,6 +214,7 @@ class Flood:
                     latencies.append((now + since) * 1e6)
             elif kind == DATA:
                 line.received += size
+                body_bytes += size
                 started[stream >> 1] = -abs(started[stream >> 1])
                 if flags & END_STREAM:
                     latencies.append((now + started[stream >> 1]) * 1e6)
@@ -210,6 +222,7 @@ class Flood:
                 self._control(line, kind, flags, buffer[at + 9 : at + 9 + size])
             at += 9 + size
         line.buffer = buffer[at:]
+        self.body_bytes += body_bytes
         if line.received >= WINDOW_BYTES // 2:
             line.socket.sendall(frame(WINDOW, 0, 0, _WORD.pack(line.received)))
             line.received = 0

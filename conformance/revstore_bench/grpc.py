@@ -5,15 +5,18 @@ Rules of this file:
 1. Both servers run at once, as ``revstore serve`` and ``etcd`` with their defaults, both
    durable; only one is loaded at a time, and they take turns in going first.
 2. A target is for the ratio to etcd within one sample; the median of the ratios counts.
-3. Every load has keys of its own order, and the store's revision is counted after it.
+3. Every load has keys of its own order, and the store's revision is counted after it:
+   it must have grown by the number of puts, and by nothing under gets.
 """
 
 from __future__ import annotations
 
 import argparse
+import ssl
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from random import Random
@@ -23,22 +26,36 @@ import msgspec
 from revstore.proto import rpc_pb2
 from revstore_bench import host
 from revstore_bench.flood import Flood
-from revstore_bench.load import LoadReport
-from revstore_bench.model import QUICK, SEED, STANDARD, Case, Row, Sample, Scale
+from revstore_bench.load import LoadError, LoadReport
+from revstore_bench.model import (
+    KEY_BYTES,
+    QUICK,
+    SEED,
+    STANDARD,
+    VALUE_BYTES,
+    Case,
+    Row,
+    Sample,
+    Scale,
+)
 from revstore_bench.report import render
 from revstore_bench.run import run
+from revstore_bench.secure import Certificate, make_certificate
 from revstore_bench.serving import (
     PUT_PATH,
     RANGE_PATH,
+    START_TIMEOUT_S,
     Target,
     free_port,
-    wait_until_leads,
 )
+from revstore_bench.wire import Wire
 from revstore_bench.workload import make_key, make_value
 
 CONNECTIONS = 50
 MESSAGES = 20_000
 """Different requests that a load goes through in a circle."""
+POLL_S = 0.05
+PAIR_BYTES = KEY_BYTES + VALUE_BYTES
 SINGLES_SHARE = 15
 """One call at a time takes so many times longer that so many fewer are made."""
 
@@ -52,6 +69,7 @@ class Load(msgspec.Struct, frozen=True):
     single: bool
     """One call at a time on one connection, or 1000 on many."""
     ratio_min: float
+    tls: bool = False
 
 
 LOADS = (
@@ -60,6 +78,9 @@ LOADS = (
     Load("put_one", "puts, one at a time", PUT_PATH, True, 1.1),
     Load("get_one", "linearizable gets, one at a time", RANGE_PATH, True, 2.0),
 )
+
+
+TLS_LOADS = (Load("tls_put", "puts in flight over TLS", PUT_PATH, False, 1.0, True),)
 
 
 class GrpcCase(Case):
@@ -71,30 +92,40 @@ class GrpcCase(Case):
         directory: Path,
         flags: Sequence[str] = (),
         name: str = "grpc",
+        loads: Sequence[Load] = LOADS,
     ) -> None:
+        """Either all loads speak TLS, or none does."""
         super().__init__(scale, directory)
         self.name = name
         self._flags = tuple(flags)
+        self._loads = tuple(loads)
         self._targets: dict[str, Target] = {}
+        self._context: ssl.SSLContext | None = None
+        self._cipher: dict[str, str] = {}
 
     def prepare(self) -> None:
         self.directory.mkdir(parents=True)
-        self._targets["revstore"] = start_revstore(self.directory, self._flags)
-        self._targets["etcd"] = start_etcd(self.directory)
-        for target in self._targets.values():
-            wait_until_leads(target.port)
-            fill(target, self.scale)
+        shown = None
+        if any(load.tls for load in self._loads):
+            shown = make_certificate(self.directory)
+            self._context = shown.client_context()
+        self._targets["revstore"] = start_revstore(self.directory, self._flags, shown)
+        self._targets["etcd"] = start_etcd(self.directory, shown)
+        for name, target in self._targets.items():
+            self._cipher[name] = await_leader(target, self._context)
+            fill(target, self.scale, self._context)
 
     def settings(self) -> Mapping[str, object]:
         text = subprocess.run(
             ["etcd", "--version"], capture_output=True, text=True, check=True
         ).stdout
-        return {"etcd": text.splitlines()[0], "flags": " ".join(self._flags)}
+        found = {"etcd": text.splitlines()[0], "flags": " ".join(self._flags)}
+        return found | {f"TLS, {k}": v for k, v in self._cipher.items() if v}
 
     def sample(self, number: int) -> Sample:
         found: dict[str, float] = {}
         names = ["etcd", "revstore"] if number % 2 else ["revstore", "etcd"]
-        for load in LOADS:
+        for load in self._loads:
             for name in names:
                 self._measure(load, name, number, found)
             rates = [found[f"{load.name}_{name}_rate"] for name in names]
@@ -106,9 +137,13 @@ class GrpcCase(Case):
         self, load: Load, name: str, number: int, found: dict[str, float]
     ) -> None:
         target = self._targets[name]
+        before = revision_of(target, self._context)
         cpu = host.cpu_seconds_of(target.pid)
-        report = flood(target, load, self.scale, number)
+        report = flood(target, load, self.scale, number, self._context)
         cpu = host.cpu_seconds_of(target.pid) - cpu
+        grown = revision_of(target, self._context) - before
+        if grown != (report.calls if load.path == PUT_PATH else 0):
+            raise LoadError(f"{name}: {report.calls} calls made {grown} revisions")
         prefix = f"{load.name}_{name}"
         found[f"{prefix}_rate"] = report.rate
         found[f"{prefix}_cpu_us"] = cpu / report.calls * 1e6
@@ -117,7 +152,7 @@ class GrpcCase(Case):
 
     def rows(self) -> list[Row]:
         rows = []
-        for load in LOADS:
+        for load in self._loads:
             flight = "" if load.single else f"{self.scale.in_flight} "
             name = f"{self.name}: {flight}{load.what}"
             rows.append(
@@ -149,15 +184,26 @@ class GrpcCase(Case):
             target.stop()
 
 
-def flood(target: Target, load: Load, scale: Scale, number: int) -> LoadReport:
+def flood(
+    target: Target,
+    load: Load,
+    scale: Scale,
+    number: int,
+    context: ssl.SSLContext | None = None,
+) -> LoadReport:
     """Put one server under one load."""
     calls = scale.calls // SINGLES_SHARE if load.single else scale.calls
     flight = 1 if load.single else scale.in_flight
-    client = Flood("127.0.0.1", target.port, 1 if load.single else CONNECTIONS)
+    connections = 1 if load.single else CONNECTIONS
+    client = Flood("127.0.0.1", target.port, connections, context)
     try:
-        return client.run(load.path, requests(load.path, scale, number), calls, flight)
+        messages = requests(load.path, scale, number)
+        report = client.run(load.path, messages, calls, flight)
     finally:
         client.close()
+    if load.path == RANGE_PATH and client.body_bytes < report.calls * PAIR_BYTES:
+        raise LoadError("gets of keys that are there brought no values")
+    return report
 
 
 def requests(path: str, scale: Scale, number: int) -> list[bytes]:
@@ -170,7 +216,7 @@ def requests(path: str, scale: Scale, number: int) -> list[bytes]:
     return [rpc_pb2.RangeRequest(key=key).SerializeToString() for key in keys]
 
 
-def fill(target: Target, scale: Scale) -> None:
+def fill(target: Target, scale: Scale, context: ssl.SSLContext | None = None) -> None:
     """Put every key once, in an order that is no order."""
     numbers = list(range(scale.keys))
     Random(SEED).shuffle(numbers)
@@ -179,33 +225,85 @@ def fill(target: Target, scale: Scale) -> None:
         rpc_pb2.PutRequest(key=make_key(one), value=value).SerializeToString()
         for one in numbers
     ]
-    client = Flood("127.0.0.1", target.port, CONNECTIONS)
+    client = Flood("127.0.0.1", target.port, CONNECTIONS, context)
     try:
         client.run(PUT_PATH, messages, len(messages), scale.in_flight)
     finally:
         client.close()
 
 
-def start_revstore(directory: Path, flags: Sequence[str]) -> Target:
-    """A member of one, as an operator starts it."""
+def ask(
+    port: int, path: str, message: bytes, context: ssl.SSLContext | None = None
+) -> bytes:
+    """The answer to one call on a connection of its own. Raises: LoadError, OSError."""
+    wire = Wire("127.0.0.1", port, context)
+    try:
+        wire.call(path, message)
+        found: list[bytes] = []
+        while not wire.ended:
+            found += [answer for _, answer in wire.messages()]
+        return found[0]
+    finally:
+        wire.close()
+
+
+def revision_of(target: Target, context: ssl.SSLContext | None = None) -> int:
+    """The store's revision. Raises: LoadError, OSError."""
+    request = rpc_pb2.RangeRequest(key=b"\0", count_only=True).SerializeToString()
+    answer = ask(target.port, RANGE_PATH, request, context)
+    return rpc_pb2.RangeResponse.FromString(answer).header.revision
+
+
+def await_leader(target: Target, context: ssl.SSLContext | None = None) -> str:
+    """Return once a put succeeds; what TLS agreed on, in words.
+
+    A fresh etcd refuses until it has elected itself.
+    Raises: LoadError, OSError: it did not come to it in time.
+    """
+    deadline = time.monotonic() + START_TIMEOUT_S
+    message = rpc_pb2.PutRequest(key=b"first").SerializeToString()
+    while True:
+        try:
+            client = Flood("127.0.0.1", target.port, 1, context)
+            try:
+                client.run(PUT_PATH, [message], 1, 1)
+                return client.cipher
+            finally:
+                client.close()
+        except (LoadError, OSError):
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(POLL_S)
+
+
+def start_revstore(
+    directory: Path, flags: Sequence[str], shown: Certificate | None = None
+) -> Target:
+    """A member of one, as an operator starts it; with a certificate it speaks TLS."""
     port, peer = free_port(), free_port()
-    url = f"http://127.0.0.1:{port}"
+    url = f"{'https' if shown else 'http'}://127.0.0.1:{port}"
     arguments = [str(Path(sys.executable).with_name("revstore")), "serve"]
     arguments += [f"--data-dir={directory / 'revstore'}"]
     arguments += [f"--listen-client-urls={url}", f"--advertise-client-urls={url}"]
     arguments += [f"--listen-peer-urls=http://127.0.0.1:{peer}"]
+    if shown is not None:
+        arguments += [f"--cert-file={shown.certificate}", f"--key-file={shown.key}"]
     return Target([*arguments, *flags], port, directory / "revstore.log")
 
 
-def start_etcd(directory: Path) -> Target:
-    """An etcd of one, with its defaults."""
+def start_etcd(directory: Path, shown: Certificate | None = None) -> Target:
+    """An etcd of one, with its defaults; with a certificate it speaks TLS."""
     port, peer = free_port(), free_port()
-    url, peer_url = f"http://127.0.0.1:{port}", f"http://127.0.0.1:{peer}"
+    url = f"{'https' if shown else 'http'}://127.0.0.1:{port}"
+    peer_url = f"http://127.0.0.1:{peer}"
     arguments = ["etcd", "--data-dir", str(directory / "etcd"), "--log-level", "error"]
     arguments += ["--listen-client-urls", url, "--advertise-client-urls", url]
     arguments += ["--listen-peer-urls", peer_url]
     arguments += ["--initial-advertise-peer-urls", peer_url]
     arguments += ["--initial-cluster", f"default={peer_url}"]
+    if shown is not None:
+        arguments += ["--cert-file", str(shown.certificate)]
+        arguments += ["--key-file", str(shown.key)]
     return Target(arguments, port, directory / "etcd.log")
 
 
