@@ -104,6 +104,9 @@ def check(connection: Connection) -> None:
         assert lent + any_connection._unfinished_left == limits.unfinished_bytes_max
     wanting = {s.stream_id for s in streams if s.wanted}
     assert set(any_connection._wanting) == wanting
+    waiting = {s.stream_id for s in streams if s.ending is not None and s.queue}
+    if isinstance(connection, ServerConnection):
+        assert set(any_connection._finishing) == waiting
     for stream in streams:
         assert stream.credit >= 0
         assert len(stream.held) <= limits.held_messages_max
@@ -202,7 +205,7 @@ def _run(seed: int) -> ServerConnection:
                 for number in list(watch.open):
                     watch.see(server.release(number))
             case 2:
-                now += random.choice((0.1, 3.0, 25.0))
+                now += random.choice((0.1, 3.0, 25.0, 130.0))
                 watch.see(server.tick(now))
             case 3 if random.random() < 0.1:
                 server.drain(now)

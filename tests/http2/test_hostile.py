@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import inf
+
 import pytest
 
 from revstore_http2 import ErrorCode, Limits
@@ -164,6 +166,44 @@ def test_windows_of_zero() -> None:
     # The others are still good.
     wire.feed(window(numbers[0], 20_000))
     assert wire.answer(numbers[0])[1] == message(bytes(10_000))
+
+
+def test_answers_that_are_never_taken() -> None:
+    """A finished answer without credit is dropped in time; one that moves is not, nor
+    one that is not finished."""
+    wire = ServerWire(Limits(stall_timeout_s=100, keepalive_interval_s=0))
+    wire.feed(settings((Setting.INITIAL_WINDOW_SIZE, 10)))
+    numbers = []
+    for _ in range(2):
+        number, sent = wire.call(SINGLE)
+        wire.feed(sent)
+        wire.connection.reply(number, bytes(100))
+        numbers.append(number)
+    stream = wire.start(STREAM)
+    wire.connection.send(stream, bytes(100))
+    wire.output()
+    wire.now = 50.0
+    wire.feed(window(numbers[0], 10))
+    wire.output()
+    assert wire.connection.next_tick() == 100
+    (event,) = wire.tick(100.0)
+    assert isinstance(event, StreamRefused)
+    assert wire.resets() == {numbers[1]: ErrorCode.CANCEL}
+    assert wire.connection.next_tick() == 150
+    wire.tick(1000.0)
+    assert wire.resets() == {numbers[0]: ErrorCode.CANCEL}
+    assert wire.connection.open_streams == 1
+    assert wire.connection.next_tick() == inf
+
+
+def test_many_streams_before_the_bound_is_known() -> None:
+    """A client that could not know the bound yet loses calls, not its connection."""
+    wire = ServerWire(Limits(streams_max=10, faults_burst=5, faults_per_s=1))
+    sent = [wire.call(SINGLE)[1] for _ in range(500)]
+    wire.feed(*sent)
+    assert not wire.connection.over
+    assert set(wire.resets().values()) == {ErrorCode.REFUSED_STREAM}
+    assert wire.connection.open_streams == 10
 
 
 def test_one_answer_may_be_of_any_size() -> None:

@@ -156,10 +156,8 @@ class Answering(Connection):
         stream.head_sent = True
         self._write_block(stream_id, self._blocks.plain(fields), end=False)
         if body:
-            stream.ending = _END_OF_BODY
-            stream.given = False
             self._enqueue(stream, (body,), len(body))
-        else:
+        if stream_id in self._streams:
             self._end(stream, _END_OF_BODY)
 
     # The inside.

@@ -155,11 +155,6 @@ class Connection(Control):
 
     # The connection.
 
-    @property
-    def open_streams(self) -> int:
-        """Calls that are not over. Raises: nothing."""
-        return len(self._streams)
-
     def ping(self, payload: bytes = b"revstore") -> None:
         """Ask for a sign of life; ``PingAnswered`` follows.
 
@@ -350,7 +345,10 @@ class Connection(Control):
         if fault.stream_id in self._streams:
             self._stream_faulted(self._streams[fault.stream_id], fault)
             self._forget(fault.stream_id)
-        if not self._faults.take(self._now):
+        # Both of these may be honest: what was on the way could not know.
+        honest = fault.code in (ErrorCode.REFUSED_STREAM, ErrorCode.STREAM_CLOSED)
+        bucket = self._resets if honest else self._faults
+        if not bucket.take(self._now):
             raise ConnectionFault(
                 ErrorCode.ENHANCE_YOUR_CALM, "too many faults of streams", hostile=True
             )
@@ -376,6 +374,7 @@ class Connection(Control):
         self._wanting.clear()
         self._rest.clear()
         self._block.clear()
+        self._finishing.clear()
         self.queued_bytes = 0
 
     def _write_goaway(self, last_stream_id: int, code: int, reason: str) -> None:
@@ -395,6 +394,8 @@ class Connection(Control):
             yield self._block_since + limits.frame_timeout_s
         if self._settings_deadline is not None:
             yield self._settings_deadline
+        if self._finishing:
+            yield next(iter(self._finishing.values())) + limits.stall_timeout_s
         if self._ping_sent is not None:
             yield self._ping_sent + limits.keepalive_timeout_s
         elif limits.keepalive_interval_s:
@@ -415,6 +416,7 @@ class Connection(Control):
             raise ConnectionFault(
                 ErrorCode.SETTINGS_TIMEOUT, "SETTINGS was not acknowledged (6.5.3)"
             )
+        self._end_stalled(now)
         if self._ping_sent is not None:
             if now >= self._ping_sent + limits.keepalive_timeout_s:
                 raise ConnectionFault(
@@ -430,6 +432,18 @@ class Connection(Control):
                 self._out.append(frames.ping(KEEPALIVE_PING, ack=False))
             else:
                 self._now = now
+
+    def _end_stalled(self, now: float) -> None:
+        """Drop answers that are finished here and not taken there."""
+        oldest = now - self.limits.stall_timeout_s
+        while self._finishing:
+            stream_id, since = next(iter(self._finishing.items()))
+            if since > oldest:
+                return
+            stream = self._streams[stream_id]
+            assert stream is not None
+            reason = "a finished answer was not taken in time"
+            self._refuse(stream, ErrorCode.CANCEL, reason)
 
     def _first_output(self, settings: list[tuple[int, int]]) -> None:
         """What each side says at the beginning."""

@@ -42,9 +42,7 @@ class Control(Intake):
     """The frames of a connection."""
 
     def __init__(self, limits: Limits, now: float) -> None:
-        super().__init__(limits)
-        self._now = now
-        """When the newest input came."""
+        super().__init__(limits, now)
         self._last_stream = 0
         """The highest number of a stream that the other side has opened."""
         self._taken_max = STREAM_ID_MAX
@@ -70,6 +68,11 @@ class Control(Intake):
             self._on_window_update,
             self._on_continuation,
         )
+
+    @property
+    def open_streams(self) -> int:
+        """Calls that are not over. Raises: nothing."""
+        return len(self._streams)
 
     # What roles and the connection decide.
 
@@ -169,7 +172,7 @@ class Control(Intake):
     def _count_reset(self) -> None:
         """Each finished call pays for one reset; beyond that there is a bound."""
         self._resets_seen += 1
-        finished = self._opened - len(self._streams) - self._resets_seen
+        finished = self._opened - self.open_streams - self._resets_seen
         if finished > self._finished_before:
             self._resets.give(finished - self._finished_before)
             self._finished_before = finished

@@ -33,8 +33,8 @@ _GZIP = zlib.MAX_WBITS | 16
 class Intake(Sending):
     """What arrives on streams."""
 
-    def __init__(self, limits: Limits) -> None:
-        super().__init__(limits)
+    def __init__(self, limits: Limits, now: float) -> None:
+        super().__init__(limits, now)
         self._received = 0
         """Bytes of DATA for which the connection's credit was not renewed yet."""
         self._unfinished_left = limits.unfinished_bytes_max

@@ -52,7 +52,7 @@ class Limits(msgspec.Struct, frozen=True):
     """See ``Writable``."""
     output_bytes_max: int = 1024 * 1024
     """DATA in the output before the shell takes it."""
-    queued_bytes_max: int = 256 * 1024 * 1024
+    queued_bytes_max: int = 64 * 1024 * 1024
     """What may wait to be sent in all streams; a stream that would add to more is
     reset, unless nothing else waits."""
     controls_queued_max: int = 10_000
@@ -77,6 +77,9 @@ class Limits(msgspec.Struct, frozen=True):
     """From the first byte of a frame or header block to its last."""
     settings_timeout_s: float = 20.0
     """Until the other side has acknowledged the settings."""
+
+    stall_timeout_s: float = 120.0
+    """How long a finished answer waits for credit of which none comes."""
 
     ping_min_interval_s: float = 5.0
     """A client that pings more often, three times, is sent away (too_many_pings)."""

@@ -14,7 +14,7 @@ Rules of this file:
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections import deque
+from collections import OrderedDict, deque
 
 from revstore_http2 import frames
 from revstore_http2.codes import (
@@ -35,7 +35,7 @@ RESETS_REMEMBERED = 1024
 class Sending(ABC):
     """What waits to be sent, and what may be."""
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, limits: Limits, now: float) -> None:
         self.limits = limits
         self.over = False
         """Whether the connection is at its end: send the output, then close."""
@@ -64,6 +64,11 @@ class Sending(ABC):
         self._controls_queued = 0
         """Answers to control frames in the output."""
         self._reset_here: dict[int, None] = {}
+        self._finishing: OrderedDict[int, float] = OrderedDict()
+        """Streams that are over but for what waits in them, and since when nothing of
+        that has left; the longest first."""
+        self._now = now
+        """When the newest input came."""
 
     # What the shell does.
 
@@ -215,7 +220,9 @@ class Sending(ABC):
         stream.ending = ending
         stream.given = False
         self._unsay(stream.stream_id)
-        if not stream.queue:
+        if stream.queue:
+            self._finishing[stream.stream_id] = self._now
+        else:
             self._send_end(stream)
 
     def _unsay(self, stream_id: int) -> None:
@@ -269,6 +276,9 @@ class Sending(ABC):
         stream.send_window -= size
         stream.queued -= size
         self.queued_bytes -= size
+        if stream.stream_id in self._finishing:
+            self._finishing[stream.stream_id] = self._now
+            self._finishing.move_to_end(stream.stream_id)
         if stream.congested and stream.queued < self.limits.stream_low_bytes:
             stream.congested = False
             if stream.given:
@@ -278,6 +288,7 @@ class Sending(ABC):
         """A stream is over; nothing of it is kept."""
         stream = self._streams.pop(stream_id)
         if stream is not None:
+            self._finishing.pop(stream_id, None)
             self.queued_bytes -= stream.queued
             stream.queue = EMPTY
             stream.queued = 0
