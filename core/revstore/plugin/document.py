@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 
-from revstore.interfaces import backend, consensus, peers, transport, wal
+from revstore.interfaces import backend, channel, consensus, peers, transport, wal
 
 BEGIN = "<!-- interfaces: begin (made from the code) -->"
 END = "<!-- interfaces: end -->"
@@ -32,6 +32,7 @@ _PARTS: tuple[tuple[str, ModuleType, tuple[type, ...]], ...] = (
             transport.Stream,
         ),
     ),
+    ("Channel", channel, (channel.Channel, channel.ChannelStream)),
     (
         "Peers",
         peers,
