@@ -52,7 +52,7 @@ class Limits(msgspec.Struct, frozen=True):
     """See ``Writable``."""
     output_bytes_max: int = 1024 * 1024
     """DATA in the output before the shell takes it."""
-    queued_bytes_max: int = 64 * 1024 * 1024
+    queued_bytes_max: int = 256 * 1024 * 1024
     """What may wait to be sent in all streams; a stream that would add to more is
     reset, unless nothing else waits."""
     controls_queued_max: int = 10_000
