@@ -125,10 +125,15 @@ def test_the_kinds_are_those_of_etcd() -> None:
 def test_streams_resume_unless_they_are_refused() -> None:
     """A stream repeats nothing, so it goes on after any loss."""
     for error in (LOST, NOT_SENT, errors.NO_LEADER, ApiError(Code.INTERNAL, "reset")):
-        assert judge_stream(error, password=False) is Verdict.ELSEWHERE
-    assert judge_stream(errors.PERMISSION_DENIED, password=True) is Verdict.RAISE
-    renewed = judge_stream(errors.INVALID_AUTH_TOKEN, password=True)
-    assert renewed is Verdict.NEW_TOKEN
+        found = judge_stream(error, password=False, endpoints=1)
+        assert found is Verdict.ELSEWHERE
+    found = judge_stream(errors.PERMISSION_DENIED, password=True, endpoints=3)
+    assert found is Verdict.RAISE
+    found = judge_stream(errors.INVALID_AUTH_TOKEN, password=True, endpoints=3)
+    assert found is Verdict.NEW_TOKEN
+    learner = errors.NOT_SUPPORTED_FOR_LEARNER
+    assert judge_stream(learner, password=False, endpoints=3) is Verdict.ELSEWHERE
+    assert judge_stream(learner, password=False, endpoints=1) is Verdict.RAISE
 
 
 def test_what_failures_tell_of_the_endpoint() -> None:

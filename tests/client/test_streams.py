@@ -288,6 +288,57 @@ def test_a_stream_that_is_refused_its_token_comes_back_with_another() -> None:
     run(main())
 
 
+def test_a_token_that_is_always_refused_is_not_asked_for_all_the_time() -> None:
+    """Pauses grow: each renewal costs the members the hash of a password."""
+
+    async def main() -> None:
+        cluster = FakeCluster(1)
+        given: list[int] = []
+
+        def authenticate(*_: object) -> Answer:
+            given.append(1)
+            token = f"t{len(given)}"
+            return message(rpc_pb2.AuthenticateResponse(token=token))
+
+        def refuse(stream: FakeStream, _: bytes) -> None:
+            reason = f"rpc error: desc = {errors.INVALID_AUTH_TOKEN.message}"
+            stream.push(
+                response(
+                    revision=1,
+                    watch_id=-1,
+                    created=True,
+                    canceled=True,
+                    reason=reason,
+                )
+            )
+
+        cluster.answer("Authenticate", authenticate)
+        cluster[0].on_message = refuse
+        async with await cluster.client(user="u", password="p") as client:
+            watcher = client.watch("k")
+            await asyncio.sleep(60)
+            assert 10 < len(given) < 100
+            watcher.close()
+
+    run(main())
+
+
+def test_a_watch_that_nobody_takes_is_told_in_time() -> None:
+    """Waiting for it to stand ends like a call without an endpoint."""
+
+    async def main() -> None:
+        cluster = FakeCluster(1)
+        async with await cluster.client(timeout_s=3.0) as client:
+            with pytest.raises(Unavailable, match="does not answer"):
+                await client.watch("k").started()
+            cluster[0].go_down()
+            with pytest.raises(Unavailable, match="m0"):
+                async with client.watch("k"):
+                    pass
+
+    run(main())
+
+
 def test_closing_the_client_ends_its_watches() -> None:
     """A reader that waits gets None; nothing can be begun any more."""
 

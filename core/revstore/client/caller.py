@@ -255,7 +255,8 @@ class Caller:
         """
         if url:
             self.pool.report(url, error)
-        verdict = judge_stream(error, password=self.tokens.password)
+        password = self.tokens.password
+        verdict = judge_stream(error, password=password, endpoints=self._count)
         if verdict is Verdict.NEW_TOKEN:
             await self.tokens.renew(token)
         return verdict is not Verdict.RAISE

@@ -85,12 +85,12 @@ def judge(kind: Kind, error: ApiError, *, password: bool, endpoints: int) -> Ver
     return Verdict.ELSEWHERE if again else Verdict.RAISE
 
 
-def judge_stream(error: ApiError, *, password: bool) -> Verdict:
+def judge_stream(error: ApiError, *, password: bool, endpoints: int) -> Verdict:
     """What to do after a stream ended with an error; it resumes where it was."""
     if password and (error in TOKEN_REFUSED or error == errors.USER_EMPTY):
         return Verdict.NEW_TOKEN
     if error.message == errors.NOT_SUPPORTED_FOR_LEARNER.message:
-        return Verdict.ELSEWHERE
+        return Verdict.ELSEWHERE if endpoints > 1 else Verdict.RAISE
     return Verdict.ELSEWHERE if error.code in NO_ANSWER else Verdict.RAISE
 
 

@@ -270,7 +270,7 @@ class AsyncClient:
             key, end, prefix, start_revision, prev_kv, puts, deletes
         )
         request.progress_notify = progress
-        return AsyncWatcher(self._streams(), request)
+        return AsyncWatcher(self._streams(), request, self._options.timeout_s)
 
     def _streams(self) -> WatchStreams:
         shared, require = self._shared, self._options.require_leader

@@ -374,6 +374,10 @@ class Client:
         granted = self._run(self._client.lease(ttl_s, lease_id=lease_id, keep=keep))
         return Lease(self._thread, granted)
 
+    def grant(self, ttl_s: int, *, lease_id: int = 0) -> int:
+        """Grant a lease; its id. Raises: ApiError: the id is taken, or too long."""
+        return self._run(self._client.grant(ttl_s, lease_id=lease_id))
+
     def revoke(self, lease_id: int) -> None:
         """End a lease and delete its keys. Raises: ApiError NOT_FOUND."""
         self._run(self._client.revoke(lease_id))

@@ -55,9 +55,13 @@ class AsyncWatcher:
     """
 
     def __init__(
-        self, streams: WatchStreams, request: rpc_pb2.WatchCreateRequest
+        self,
+        streams: WatchStreams,
+        request: rpc_pb2.WatchCreateRequest,
+        timeout_s: float | None,
     ) -> None:
         self._streams = streams
+        self._timeout_s = timeout_s
         self._batches: deque[WatchBatch] = deque()
         self._events: deque[WatchEvent] = deque()
         self._batch_revision = 0
@@ -76,8 +80,19 @@ class AsyncWatcher:
     # ----- reading
 
     async def started(self) -> Self:
-        """Wait until the watch stands. Raises: WatchCanceled: it was refused."""
-        await self._started.wait()
+        """Wait until the watch stands, as long as for a call.
+
+        Raises:
+            WatchCanceled, ApiError: it was refused.
+            Unavailable: no member took it in time; the watch goes on trying.
+        """
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                await self._started.wait()
+        except TimeoutError:
+            raise Unavailable(
+                f"no member took the watch in time; {self._streams.reasons()}"
+            ) from None
         if self._error is not None and not self._stood:
             self._raise()
         return self
@@ -194,7 +209,11 @@ class AsyncWatcher:
         return event
 
     async def __aenter__(self) -> Self:
-        return await self.started()
+        try:
+            return await self.started()
+        except BaseException:
+            self.close()
+            raise
 
     async def __aexit__(
         self,
@@ -221,6 +240,7 @@ class WatchStreams:
         self._task: asyncio.Task[None] | None = None
         self._closed = False
         self._useful = False
+        """Whether the stream stood: another one may be opened without a pause."""
         caller.pool.on_down.append(self._endpoint_down)
 
     # ----- what watchers want
@@ -254,6 +274,12 @@ class WatchStreams:
     def ask_progress(self) -> None:
         """Ask for the progress of all watches."""
         self._apply(self._session.ask_progress())
+
+    def reasons(self) -> str:
+        """Why there is no stream, as far as it is known."""
+        if self._url:
+            return f"{self._url} does not answer"
+        return self._caller.pool.reasons()
 
     async def close(self) -> None:
         """End all watches; twice is allowed. Raises: nothing."""
@@ -318,7 +344,6 @@ class WatchStreams:
     async def _read(self, stream: ChannelStream) -> ApiError | None:
         try:
             while (message := await stream.receive()) is not None:
-                self._useful = True
                 self._apply(self._session.received(message))
         except ApiError as error:
             return error
@@ -348,6 +373,7 @@ class WatchStreams:
     def _apply(self, effects: list[Effect]) -> None:
         for effect in effects:
             if isinstance(effect, Deliver):
+                self._useful = True
                 watcher = self._watchers.get(effect.number)
                 if watcher is not None:
                     watcher.deliver(WatchBatch(effect.revision, tuple(effect.events)))
@@ -355,6 +381,7 @@ class WatchStreams:
                 self._outgoing.append(effect.message)
                 self._more.set()
             elif isinstance(effect, Created):
+                self._useful = True
                 watcher = self._watchers.get(effect.number)
                 if watcher is not None:
                     watcher.created()
