@@ -114,7 +114,7 @@ class LeaseClient:
         self.world.loop.after(pause, lambda: self._renew(lease, 0))
 
     def _renew(self, lease: Lease, attempts: int) -> None:
-        """One renewal; members that do not lead refuse, so others are asked."""
+        """One renewal, at any member; the leader is asked if that fails."""
         lease.renewals += attempts == 0
         if attempts > 6:
             self._wait(lease)
@@ -157,7 +157,7 @@ class LeaseClient:
             stream.on_event = event
             request = rpc_pb2.LeaseKeepAliveRequest(ID=lease.lease_id)
             stream.push(request.SerializeToString())
-            if stream.over and not over[0]:
+            if stream.over and stream.on_event is not None:
                 event()
 
         path = LEASE + "LeaseKeepAlive"

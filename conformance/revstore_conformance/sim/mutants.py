@@ -6,9 +6,7 @@ as its sentence says; the simulator and its checkers are the same as ever.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Callable, Generator, Sequence
 
 import msgspec
 
@@ -34,41 +32,14 @@ from revstore.snapshot.install import Installation
 from revstore.types import Entry, HardState
 from revstore.watch.hub import WatchHub
 from revstore.watch.watcher import Watcher
+from revstore_conformance.sim.link_mutants import LINK_MUTANTS
+from revstore_conformance.sim.mutant import Mutant, Patch
 from revstore_raft import election, quorum, reads, replication, step, tracker, transfer
 from revstore_raft.limits import NO_LIMIT
 from revstore_raft.log import RaftLog
 from revstore_raft.quorum import VoteResult
 from revstore_raft.state import Raft
 from revstore_wal.writer import SegmentWriter
-
-Patch = tuple[Any, str, Any]
-
-
-class Mutant(msgspec.Struct, frozen=True):
-    """One faulty variant."""
-
-    name: str
-    fault: str
-    """What is wrong with it, in a sentence."""
-    patches: Callable[[], Sequence[Patch]]
-    profile: str = "standard"
-    """The profile under which it is looked for."""
-    seeds: tuple[int, ...] = ()
-    """Seeds to try first, because they are known to catch it."""
-
-    @contextmanager
-    def applied(self) -> Iterator[None]:
-        """The variant is in force inside."""
-        saved = []
-        for owner, name, replacement in self.patches():
-            saved.append((owner, name, owner.__dict__[name]))
-            setattr(owner, name, replacement)
-        try:
-            yield
-        finally:
-            for owner, name, original in reversed(saved):
-                setattr(owner, name, original)
-
 
 # ----- elections and votes
 
@@ -532,6 +503,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "state-row-first",
         "A snapshot's state row is installed before the rows that it speaks of.",
         _state_row_first,
+        seeds=(17,),
     ),
     Mutant(
         "deposed-leader-revokes",
@@ -558,6 +530,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "A heartbeat commits what the follower may not share.",
         _old_heartbeats_commit,
     ),
+    *LINK_MUTANTS,
 )
 
 
