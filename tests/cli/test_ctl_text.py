@@ -213,6 +213,9 @@ def test_hints_say_what_to_do() -> None:
     """For an unknown outcome, for silence, and for answers that can be helped."""
     assert "look before" in hint(OutcomeUnknown(Code.UNAVAILABLE, "lost"))
     assert "--endpoints" in hint(Unavailable("nobody"))
+    untrusted = Unavailable("[SSL: CERTIFICATE_VERIFY_FAILED] self-signed")
+    assert "--cacert" in hint(untrusted)
+    assert "https://" in hint(Unavailable("lost: the other side closed it"))
     assert "--user" in hint(errors.USER_EMPTY)
     assert hint(ApiError(Code.UNKNOWN, "something else")) == ""
     known = {

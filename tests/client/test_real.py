@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 import revstore
@@ -17,6 +18,7 @@ from revstore import Compare, Delete, Get, Put, Txn
 from revstore.api import errors
 from revstore.client import ChannelTls
 from revstore.errors import ApiError, Unavailable
+from tests.support.etcd import ETCD, NO_ETCD, start_etcd
 from tests.support.server import ServerProcess, start_server
 from tests.transports.certificates import Authority
 
@@ -91,6 +93,42 @@ def test_a_program_moves_from_embedded_to_a_cluster(
     """The same calls see the same values; only the line that opens differs."""
     with revstore.open(tmp_path / "embedded", backend="memory") as store:
         assert use(client) == use(store)
+
+
+@pytest.mark.etcd
+@pytest.mark.parametrize("transport", ["grpc", "grpcio"])
+def test_it_is_a_client_of_etcd(tmp_path: Path, transport: str) -> None:
+    """The same session on a real etcd sees what an embedded store sees; users, the
+    state of the member and its end are those of etcd, too."""
+    if ETCD is None:
+        pytest.skip(NO_ETCD)
+    with (
+        start_etcd(tmp_path / "etcd") as etcd,
+        revstore.client.connect_sync(etcd.url, transport=transport) as client,
+    ):
+        with revstore.open(tmp_path / "embedded", backend="memory") as store:
+            assert use(client) == use(store)
+            client.put("same", "1")
+            store.put("same", "1")
+        assert client.maintenance.status(etcd.url).version.startswith("3.")
+        assert client.maintenance.healthy(etcd.url)
+        assert len(client.cluster.members()) == 1
+        assert sum(len(piece) for piece in client.maintenance.snapshot()) > 0
+        client.auth.add_user("root", "r")
+        client.auth.grant_role("root", "root")
+        client.auth.enable()
+        with pytest.raises(ApiError) as caught:
+            client.get("same")
+        assert caught.value == errors.USER_EMPTY
+        with revstore.client.connect_sync(
+            etcd.url, user="root", password="r", transport=transport
+        ) as root:
+            with root.watch("same") as watcher:
+                root.put("same", "2")
+                event = watcher.next_event(20.0)
+                assert event is not None
+                assert event.value == b"2"
+            root.auth.disable()
 
 
 def test_big_ranges_come_in_pages_of_one_revision(
@@ -272,6 +310,16 @@ def test_certificates(tmp_path: Path, scheme: str) -> None:
             pair = client.get("k")
             assert pair is not None
             assert pair.value == b"v"
+        for trust in ChannelTls(), msgspec.structs.replace(tls, server_name="other"):
+            with pytest.raises(Unavailable, match=r"certificate|verify|no endpoint"):
+                revstore.client.connect_sync(
+                    server.url, tls=trust, connect_timeout_s=1.0
+                )
+        careless = msgspec.structs.replace(
+            tls, trusted_ca_file="", insecure_skip_verify=True
+        )
+        with revstore.client.connect_sync(server.url, tls=careless) as client:
+            assert client.count() == 1
         stranger = ChannelTls(authority.path("ca.crt"))
         with pytest.raises(Unavailable, match="no endpoint"):
             revstore.client.connect_sync(

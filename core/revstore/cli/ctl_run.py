@@ -82,6 +82,19 @@ HINTS = {
 """What to do about an answer, by its text."""
 
 
+REASONS = {
+    "CERTIFICATE_VERIFY_FAILED": (
+        "name who signed the servers' certificates with --cacert, and if the name in "
+        "them is another than the endpoint's, that one with --server-name"
+    ),
+    "the other side closed it": (
+        "the server may want TLS (https:// or tcps://), a client certificate "
+        "(--cert, --key), or the other transport (http:// or tcp://)"
+    ),
+}
+"""What to do about an endpoint that cannot be reached, by a word of the reason."""
+
+
 class Flags(msgspec.Struct, frozen=True):
     """The flags of the connection, with their defaults."""
 
@@ -199,6 +212,9 @@ def hint(error: RevstoreError) -> str:
             "later; look before you do it again"
         )
     if isinstance(error, Unavailable):
+        for word, advice in REASONS.items():
+            if word in str(error):
+                return advice
         return "check --endpoints, and that the servers run and can be reached"
     if isinstance(error, ApiError):
         return HINTS.get(error.message, "")
