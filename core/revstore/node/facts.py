@@ -86,6 +86,13 @@ class ReplicaFacts:
         """Whether this member does not vote."""
         return self.member_id in self.cluster.learners()
 
+    def starts_alone(self) -> bool:
+        """Whether neither settings nor data know of another member. Raises: nothing."""
+        settings = self.settings
+        named = set(settings.initial_cluster) - {settings.name}
+        joins = settings.initial_cluster_state == "existing"
+        return not named and not joins and len(self.cluster.members()) < 2
+
     @property
     def applied(self) -> int:
         """Index of the last applied entry."""

@@ -20,7 +20,7 @@ from revstore import logs
 from revstore.api import errors
 from revstore.api.replica import MemberChange, MemberChangeKind
 from revstore.apply.cluster import decode_conf_change, member_context
-from revstore.errors import ApiError, UsageError
+from revstore.errors import ApiError, ConfigError, UsageError
 from revstore.interfaces.consensus import (
     ConfChange,
     ConfChangeSingle,
@@ -30,6 +30,7 @@ from revstore.interfaces.consensus import (
 from revstore.node import ids
 from revstore.node.reads import Finished
 from revstore.proto import membership_pb2
+from revstore.snapshot.format import require_arrow
 from revstore.types import Entry
 
 if TYPE_CHECKING:
@@ -78,6 +79,8 @@ class Membership:
         """Propose a change; ``done`` hears when it is applied or refused."""
         replica = self._replica
         try:
+            if wanted.kind == MemberChangeKind.ADD:
+                _check_snapshots()
             change = self._make(wanted)
             refusal = replica.cluster.refusal(change) or self._strict(wanted)
             if refusal is not None:
@@ -245,3 +248,11 @@ class Membership:
         self._waiting, self._transfers = [], []
         for done in waiting:
             done(error)
+
+
+def _check_snapshots() -> None:
+    """A member that is added may need a snapshot. Raises: UsageError."""
+    try:
+        require_arrow()
+    except ConfigError as exc:
+        raise UsageError(f"no member can be added: {exc}") from exc

@@ -103,7 +103,8 @@ class Peering(PeerHandler):
         Raises:
             ConfigError: an address or a certificate cannot be used, or pyarrow is missing.
         """
-        require_arrow()
+        if not replica.starts_alone():
+            require_arrow()
         found = cls(replica)
         options = PeerOptions(
             cluster_id=replica.cluster_id,
