@@ -83,6 +83,11 @@ def memory_bytes(field: str, pid: int | str = "self") -> int:
     raise LookupError(f"the system does not tell {field}")
 
 
+def reset_peak(pid: int) -> None:
+    """Have VmHWM, the peak of VmRSS, begin anew. Raises: OSError."""
+    Path(f"/proc/{pid}/clear_refs").write_text("5")
+
+
 def _cpu_name() -> str:
     try:
         for line in Path("/proc/cpuinfo").read_text().splitlines():

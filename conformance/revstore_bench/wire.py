@@ -64,7 +64,7 @@ class Wire:
         self._owed: dict[int, int] = {}
         """Those of them for which it got no credit yet."""
         self._received = 0
-        self._parts: dict[int, bytes] = {}
+        self._parts: dict[int, bytearray] = {}
         """Of each stream the message that has not come as a whole yet."""
         self.room = 65_535
         """Bytes of messages that may be sent now on all streams together."""
@@ -159,7 +159,13 @@ class Wire:
         """
         whole: list[tuple[int, bytes]] = []
         for stream, body in self.receive().items():
-            data = self._parts.pop(stream, b"") + body
+            data: bytes | bytearray = body
+            part = self._parts.get(stream)
+            if part is not None:
+                part += body
+                if len(part) < 5 or len(part) < 5 + _WORD.unpack_from(part, 1)[0]:
+                    continue
+                data = self._parts.pop(stream)
             at = 0
             while len(data) - at >= 5:
                 stop = at + 5 + _WORD.unpack_from(data, at + 1)[0]
@@ -167,10 +173,10 @@ class Wire:
                     raise LoadError("compression is not for this load")
                 if stop > len(data):
                     break
-                whole.append((stream, data[at + 5 : stop]))
+                whole.append((stream, bytes(data[at + 5 : stop])))
                 at = stop
             if at < len(data):
-                self._parts[stream] = data[at:]
+                self._parts[stream] = bytearray(data[at:])
         return whole
 
     def _credit(self, bodies: dict[int, bytes]) -> None:
