@@ -37,12 +37,43 @@ def test_a_violation_is_shown_with_the_command_that_replays_it(
 
 
 @pytest.mark.slow
+def test_an_exception_is_shown_like_a_violation(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Its traceback is the end of the transcript; the replay command follows."""
+    arguments = ["sim", "--seed", "0", "--mutant", "heartbeats-commit-blindly"]
+    assert main(arguments) == 1
+    shown = capsys.readouterr().out
+    assert "seed 0 violates: nothing raises" in shown
+    assert "Traceback (most recent call last)" in shown
+    assert "--mutant heartbeats-commit-blindly --trace" in shown
+
+
+@pytest.mark.slow
+def test_a_trace_is_the_same_twice_and_names_members(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Every byte of it; only the line of a start has an id."""
+    arguments = ["sim", "--seed", "4", "--profile", "calm", "--steps", "50", "--trace"]
+    assert main(arguments) == 0
+    first = capsys.readouterr().out
+    assert main(arguments) == 0
+    assert capsys.readouterr().out == first
+    starts = [line for line in first.splitlines() if "m1     starts: id=" in line]
+    member = starts[0].split("id=")[1].split()[0]
+    assert first.count(member) == len(starts)
+    assert "<- APP from m" in first
+    assert first.endswith("seed 4: ok\n")
+
+
+@pytest.mark.slow
 def test_good_runs_end_with_their_figures(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     """Elections, faults and checked operations are printed, so that nothing is silent."""
     assert main(["sim", "--seeds", "0..1", "--jobs", "1", "--profile", "solo"]) == 0
-    shown = capsys.readouterr().out
+    shown, progress = capsys.readouterr()
+    assert "1/2 runs" in progress
     assert "no violation" in shown
     assert "checked: operations" in shown
     assert "fault: power cut" in shown

@@ -145,6 +145,7 @@ def _trace(seed: int, profile: Profile, fault: str) -> int:
 def _run_all(seeds: list[int], profile: Profile, jobs: int, fault: str) -> int:
     total: Counter[str] = Counter()
     began = time.monotonic()
+    progress = _Progress(len(seeds))
     failed: Outcome | None = None
     done = 0
     for outcome in outcomes(seeds, profile, jobs, fault):
@@ -153,8 +154,8 @@ def _run_all(seeds: list[int], profile: Profile, jobs: int, fault: str) -> int:
         if not outcome.ok:
             failed = outcome
             break
-        _progress(done, len(seeds), total)
-    _end_progress()
+        progress.show(done, total)
+    progress.end()
     _say(f"{done} runs of profile {profile.name} in {time.monotonic() - began:.0f} s")
     for name, count in sorted(total.items()):
         _say(f"  {name:<42} {count:>12,}")
@@ -165,19 +166,33 @@ def _run_all(seeds: list[int], profile: Profile, jobs: int, fault: str) -> int:
     return 1
 
 
-def _progress(done: int, count: int, total: Counter[str]) -> None:
-    if not sys.stderr.isatty():
-        return
-    cells = done * BAR_CELLS // count
-    bar = "#" * cells + "." * (BAR_CELLS - cells)
-    operations = total["checked: operations"]
-    text = f"\r[{bar}] {done}/{count} runs, {operations:,} operations checked"
-    click.echo(text, nl=False, err=True)
+class _Progress:
+    """How far the runs are: a bar on a terminal, else a line for each tenth."""
 
+    def __init__(self, count: int) -> None:
+        self._count = count
+        self._began = time.monotonic()
+        self._bar = sys.stderr.isatty()
 
-def _end_progress() -> None:
-    if sys.stderr.isatty():
-        click.echo("", err=True)
+    def show(self, done: int, total: Counter[str]) -> None:
+        """Some runs are over."""
+        count = self._count
+        left_s = (time.monotonic() - self._began) * (count - done) / done
+        text = (
+            f"{done}/{count} runs, {total['checked: operations']:,} operations checked, "
+            f"{left_s:.0f} s left"
+        )
+        if self._bar:
+            cells = done * BAR_CELLS // count
+            bar = "#" * cells + "." * (BAR_CELLS - cells)
+            click.echo(f"\r[{bar}] {text}  ", nl=False, err=True)
+        elif done * 10 // count > (done - 1) * 10 // count:
+            click.echo(text, err=True)
+
+    def end(self) -> None:
+        """No more will be shown."""
+        if self._bar:
+            click.echo("", err=True)
 
 
 def _show_failure(failed: Outcome, profile: Profile, fault: str) -> None:

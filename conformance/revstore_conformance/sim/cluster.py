@@ -46,6 +46,7 @@ class SimCluster:
 
     def _add(self, node: Node) -> None:
         self.nodes.append(node)
+        self.world.names[node.member_id] = node.name
         node.on_crash = self._crashed
         self.restart(node)
         self.by_id[node.member_id] = node

@@ -37,7 +37,7 @@ from revstore_conformance.sim.disk import (
 )
 from revstore_conformance.sim.network import Network
 from revstore_conformance.sim.talk import Talk
-from revstore_conformance.sim.world import World
+from revstore_conformance.sim.world import STARTS, World
 
 T = TypeVar("T")
 
@@ -159,7 +159,7 @@ class Node:
         self.table = build_table(self.replica)
         self.checkers.attach(self.view, self.replica)
         self.up = True
-        world.note(self.name, f"starts: {self.facts()}")
+        world.note(self.name, f"{STARTS} {self.facts()}")
         self._post(self.random.random() * self.settings.heartbeat_s, self._tick)
         self._until_serving()
 

@@ -6,6 +6,7 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from traceback import format_exception
 
 import msgspec
 
@@ -78,7 +79,8 @@ class Run:
             except Exception as exc:
                 if world.violation is None:
                     if world.tracing:
-                        raise
+                        for line in "".join(format_exception(exc)).splitlines():
+                            world.note("sim", line)
                     kind = f"{type(exc).__name__}: {exc}"
                     world.violated("nothing raises", kind)
         figures = Counter(world.figures) + self.cluster.checkers.figures()

@@ -9,6 +9,9 @@ from random import Random
 from revstore_conformance.sim.loop import Loop
 from revstore_conformance.sim.profile import Profile
 
+STARTS = "starts:"
+"""What the line begins with that tells a member's id."""
+
 
 class Violation(AssertionError):  # noqa: N818 - it is what happened
     """A checker found what must not be."""
@@ -38,6 +41,8 @@ class World:
         self.faults_on = True
         self.acting = ""
         """The member that does something now."""
+        self.names: dict[int, str] = {}
+        """Members by id, for the transcript."""
         self.tracing = write_line is not None
         self._write_line = write_line
 
@@ -48,7 +53,14 @@ class World:
     def note(self, who: str, text: str) -> None:
         """A line of the transcript; guard costly texts by ``tracing``."""
         if self._write_line is not None:
-            self._write_line(f"{self.loop.now:10.4f}  {who:<6} {text}")
+            self._write_line(f"{self.loop.now:10.4f}  {who:<6} {self._named(text)}")
+
+    def _named(self, text: str) -> str:
+        """A text with members' names in the place of their ids."""
+        if not text.startswith(STARTS):
+            for member, name in self.names.items():
+                text = text.replace(f"{member:x}", name).replace(f"{member}", name)
+        return text
 
     def violated(self, checker: str, text: str) -> Violation:
         """Note a violation; the caller raises what is returned."""
