@@ -6,7 +6,7 @@ DATA ?= data
 ARGS ?=
 STAMP := $(VENV)/.installed
 
-.PHONY: help setup serve test check fix bench bench-grpc soak proto lock build clean
+.PHONY: help setup serve test check fix bench vs-etcd soak proto lock build clean
 
 help: ## list the verbs
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 10
@@ -39,7 +39,7 @@ fix: $(STAMP) ## format and mend what the linter can
 bench: $(STAMP) ## print the speed and memory figures (ARGS="--quick")
 	$(BIN)/python -m revstore_bench $(ARGS)
 
-bench-grpc: $(STAMP) ## print the loads through gRPC beside etcd (ARGS="--quick")
+vs-etcd: $(STAMP) ## print the loads through gRPC beside etcd (ARGS="--quick")
 	$(BIN)/python -m revstore_bench.table $(ARGS)
 
 soak: $(STAMP) ## the long crash, fault, fuzz and differential runs
