@@ -6,9 +6,10 @@ When to send and what is lost is decided in ``keeping``; this shell carries it.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Coroutine
 from random import Random
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import msgspec
 
@@ -130,9 +131,9 @@ class Keeper:
         self._wake.set()
         loop = asyncio.get_running_loop()
         if self._sender is None or self._sender.done():
-            self._sender = loop.create_task(self._renew_all())
+            self._sender = loop.create_task(self._guard(self._renew_all()))
         if self._server is None or self._server.done():
-            self._server = loop.create_task(self._serve())
+            self._server = loop.create_task(self._guard(self._serve()))
 
     def release(self, lease_id: int) -> None:
         """Let a lease go."""
@@ -195,6 +196,14 @@ class Keeper:
         return int(rpc_pb2.LeaseKeepAliveResponse.FromString(message).TTL)
 
     # ----- the background
+
+    async def _guard(self, work: Coroutine[Any, Any, None]) -> None:
+        try:
+            await work
+        except Exception as error:
+            # A bug must not leave leases that nobody renews and that look alive.
+            self._lose_all(f"the renewal of leases failed: {error!r}")
+            raise
 
     async def _renew_all(self) -> None:
         """Send what is due, tell what is lost."""

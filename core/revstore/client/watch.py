@@ -29,7 +29,7 @@ from revstore.client.watching import (
 )
 from revstore.embedded.events import WatchCanceled
 from revstore.embedded.values import WatchEvent
-from revstore.errors import ApiError, RevstoreError, Unavailable
+from revstore.errors import ApiError, InvariantViolation, RevstoreError, Unavailable
 from revstore.interfaces.channel import UNAVAILABLE, ChannelStream
 from revstore.proto import rpc_pb2
 
@@ -197,6 +197,8 @@ class AsyncWatcher:
             raise WatchCanceled(str(error), error.compact_revision)
         if isinstance(error, ApiError):
             raise error.fresh()
+        if isinstance(error, InvariantViolation):
+            raise InvariantViolation(str(error))
         raise Unavailable(str(error))
 
     def __aiter__(self) -> Self:
@@ -293,6 +295,16 @@ class WatchStreams:
     # ----- the stream
 
     async def _run(self) -> None:
+        try:
+            await self._serve_all()
+        except Exception as error:
+            # A bug must not leave readers waiting for ever.
+            self._end_all(
+                InvariantViolation(f"the stream of watches failed: {error!r}")
+            )
+            raise
+
+    async def _serve_all(self) -> None:
         attempts = 0
         while self._watchers:
             self._useful = False
