@@ -70,6 +70,18 @@ def test_malformed_stream_request(member: FakeMember) -> None:
     assert stream.error.code == errors.Code.INVALID_ARGUMENT
 
 
+def test_an_error_of_applying_keeps_no_request_alive(member: FakeMember) -> None:
+    """What applying refuses comes back as an error that knows no frames.
+
+    Those of refused puts of a megabyte held a gigabyte until the collector ran.
+    """
+    request = r.PutRequest(key=b"a", value=b"1", lease=999)
+    found = member.machine.apply(int(Tag.PUT), request, None)
+    assert found == errors.LEASE_NOT_FOUND
+    assert isinstance(found, Exception)
+    assert found.__traceback__ is None
+
+
 def test_read_waits_for_its_barrier(member: FakeMember) -> None:
     """A linearizable range answers after the barrier, a serializable one at once."""
     member.put(b"a", b"1")

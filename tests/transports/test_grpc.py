@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import ssl
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,7 @@ from revstore.hookspecs import NoOptions, TransportPlugin
 from revstore.interfaces.channel import ChannelOptions, ChannelTls, NotSent
 from revstore.interfaces.transport import (
     Call,
+    Stream,
     StreamHandler,
     TlsOptions,
 )
@@ -91,6 +94,46 @@ def test_answers_of_one_turn_leave_in_one_write(
             assert len(writes) == 1
 
     run(check())
+
+
+def test_ended_streams_leave_no_cycle() -> None:
+    """A handler is gone when its stream is, however that ended, without the collector.
+
+    Handlers that know their streams, as nearly all do, lived until it ran.
+    """
+    handlers: list[weakref.ref[StreamHandler]] = []
+
+    class Knowing(StreamHandler):
+        def __init__(self, stream: Stream) -> None:
+            self.stream = stream
+            handlers.append(weakref.ref(self))
+
+        def on_message(self, message: bytes) -> None:
+            if message == b"finish":
+                self.stream.finish()
+            elif message == b"fail":
+                self.stream.fail(ApiError(3, "no"))
+
+    async def check() -> None:
+        async with (
+            serving(bidi("/t.S/In", Knowing)) as server,
+            GrpcChannel(server.addresses()[0]) as channel,
+        ):
+            for ending in (b"finish", b"fail", b"cancel"):
+                stream = await channel.bidi_stream("/t.S/In")
+                await stream.send(ending)
+                await until(lambda: bool(handlers), "the handler")
+                if ending == b"cancel":
+                    await stream.cancel()
+                await until(lambda: handlers[-1]() is None, "the handler's end")
+                handlers.clear()
+
+    gc.collect()
+    gc.disable()
+    try:
+        run(check())
+    finally:
+        gc.enable()
 
 
 def test_the_server_keeps_deadlines() -> None:

@@ -44,6 +44,9 @@ DEADLINE_PASSED = ApiError(Code.DEADLINE_EXCEEDED, "context deadline exceeded")
 """What a client sees of its own deadline, in grpc-go's words."""
 
 
+_NOBODY = StreamHandler()
+
+
 class UnaryCall(Call):
     """One unary call; ``over`` once it is answered or given up."""
 
@@ -152,12 +155,14 @@ class GrpcStream(Stream):
     def finish(self) -> None:
         if not self.over:
             self._forget()
+            self.part()
             self._link.connection.finish(self.id)
             self._link.wake()
 
     def fail(self, error: ApiError) -> None:
         if not self.over:
             self._forget()
+            self.part()
             self._link.connection.fail(self.id, error.code, error.message)
             self._link.wake()
 
@@ -205,11 +210,12 @@ class GrpcStream(Stream):
         if self.over:
             return
         self._cancelled = True
+        self._forget()
         if error is not None:
-            self.fail(error)
-        else:
-            self._forget()
+            self._link.connection.fail(self.id, error.code, error.message)
+            self._link.wake()
         self.guard("on_cancel")
+        self.part()
 
     def guard(self, step: str, *arguments: bytes) -> None:
         """Run one callback; an exception ends the stream (T-05). Raises: nothing."""
@@ -222,3 +228,10 @@ class GrpcStream(Stream):
     def _forget(self) -> None:
         self.over = True
         self._link.streams.pop(self.id, None)
+
+    def part(self) -> None:
+        """Let go of the handler, which knows the stream: the cycle may hold much.
+
+        Raises: nothing.
+        """
+        self.handler = _NOBODY

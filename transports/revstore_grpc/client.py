@@ -372,6 +372,8 @@ class GrpcChannel(Channel):
                 link.give_up(number)
             raise
         finally:
+            # A future's exception knows this frame: without this, a cycle.
+            del future
             if timer is not None:
                 timer.cancel()
 

@@ -38,3 +38,7 @@ INBOX_BYTES_MAX = 1024 * 1024
 
 MESSAGE_COST_BYTES = 256
 """What each message that waits counts besides its own length."""
+
+HEADER_BLOCK_BYTES_MAX = 2 * 1024 * 1024
+"""A longer block of headers ends its connection; one that is only too large for a call
+is read to its end, so that it costs nothing but the call."""

@@ -35,13 +35,14 @@ from revstore_grpc.http import HttpRoutes
 from revstore_grpc.http1 import Http1
 from revstore_grpc.limits import (
     DEADLINE_GRAIN_S,
+    HEADER_BLOCK_BYTES_MAX,
     HTTP_BODY_BYTES_MAX,
     OUTPUT_BYTES_MAX,
     STREAM_QUEUE_BYTES_FLOOR,
     STREAM_QUEUE_BYTES_RESUME,
 )
 from revstore_grpc.link import Link
-from revstore_http2.codes import PREFACE
+from revstore_http2.codes import FRAME_BYTES_LEAST, PREFACE
 from revstore_http2.events import (
     Cancelled,
     Event,
@@ -97,6 +98,8 @@ def limits_of(options: ServeOptions) -> Limits:
         message_bytes_max=options.request_bytes_max,
         unfinished_bytes_max=max(64 * 1024 * 1024, 2 * options.request_bytes_max),
         plain_http=True,
+        header_block_bytes_max=HEADER_BLOCK_BYTES_MAX,
+        continuations_max=HEADER_BLOCK_BYTES_MAX // FRAME_BYTES_LEAST + 1,
         body_bytes_max=HTTP_BODY_BYTES_MAX,
         stream_high_bytes=STREAM_QUEUE_BYTES_FLOOR,
         stream_low_bytes=STREAM_QUEUE_BYTES_RESUME,
@@ -282,7 +285,9 @@ class ServerLink(Link):
         except Exception:
             _log.exception("opening a stream raised", path=head.path)
             stream.fail(INTERNAL_ERROR)
-        if message is not None:
+        if stream.over:
+            stream.part()
+        elif message is not None:
             stream.take_message(message)
 
     def _cancel(self, stream_id: int) -> None:

@@ -10,6 +10,7 @@ Rules of this file:
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Protocol
 
 from revstore.api import errors
@@ -40,23 +41,20 @@ def run_hash(
 
     Raises: nothing; failures go to ``done``.
     """
-
-    def turn() -> None:
-        if given_up():
-            job.close()
-            return
-        try:
-            finished = job.step(ROWS_PER_TURN)
-        except (ApiError, StorageError) as exc:
-            job.close()
-            done(exc if isinstance(exc, ApiError) else storage_failure(exc))
-            return
-        if finished:
-            done(job.result)
-        else:
-            loop.schedule(turn)
-
-    turn()
+    if given_up():
+        job.close()
+        return
+    try:
+        finished = job.step(ROWS_PER_TURN)
+    except (ApiError, StorageError) as exc:
+        job.close()
+        done(exc if isinstance(exc, ApiError) else storage_failure(exc))
+        return
+    if finished:
+        done(job.result)
+    else:
+        # A function that knows itself would be a cycle, with the job's memory in it.
+        loop.schedule(partial(run_hash, loop, job, done, given_up))
 
 
 def storage_failure(error: StorageError) -> ApiError:

@@ -109,6 +109,9 @@ class StateMachine:
                     return refusal
             return function(request)
         except ApiError as exc:
+            # The traceback knows the frames of all callers, one of which will hold the
+            # error: a cycle, with the request in it.
+            exc.__traceback__ = None
             return exc
 
     def _refusal(

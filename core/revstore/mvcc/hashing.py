@@ -108,7 +108,8 @@ class HashJob:
         return True
 
     def close(self) -> None:
-        """Give up the protection of old rows. Raises: nothing."""
+        """Give up the protection of old rows, and the memory. Raises: nothing."""
+        self._replaced = bytearray()
         if self._release is not None:
             self._release()
             self._release = None

@@ -49,7 +49,7 @@ from revstore.version import revstore_version
 LOG = logs.get(__name__)
 
 DRAIN_S = 5.0
-GC_OBJECTS = 700
+GC_OBJECTS = 10_000
 GRPC_OVERHEAD_BYTES = 512 * 1024
 DEFAULT_QUOTA_BYTES = 2 * 1024**3
 MAX_UINT32 = 4_294_967_295
