@@ -424,7 +424,7 @@ def test_plugin_options_are_gathered_in_order(tmp_path: Path) -> None:
 def test_option_variable_for_no_plugin_is_a_problem() -> None:
     """REVSTORE_SET_ for a plugin that is not in use is told, with those in use."""
     found = problems(environ={"REVSTORE_SET_NOPE_X": "1"})
-    assert "with one of GRPCIO, LMDB, RAFT, SEGMENT" in found[0]
+    assert "with one of GRPC, LMDB, RAFT, SEGMENT" in found[0]
 
 
 def test_old_boolean_flags_become_gates() -> None:

@@ -95,7 +95,7 @@ def test_header_bombs(target: Target) -> None:
         [("token", "t" * 5000), ("authorization", "Bearer " + "b" * 1000)],
         [("client-api-version", "?" * 100), ("hasleader", "maybe")],
         [("x-bin", bytes(range(256)) * 8)],
-        [("token-bin", b"\xff"), ("grpc-timeout-x", "1"), ("te-x", " ")],
+        [("token-bin", b"\xff"), ("grpc-timeout-x", "1"), ("te-x", "x")],
     ]
     for metadata in bombs:
         call = channel.unary_unary("/etcdserverpb.Maintenance/Status").future(

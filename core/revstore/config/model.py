@@ -58,7 +58,7 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True):
     ] = "raft"
     transport: Annotated[
         str, about(PARTS, "Transport plugin that serves the clients.")
-    ] = "grpcio"
+    ] = "grpc"
     peer_transport: Annotated[
         str, about(PARTS, "Transport plugin between the members of a cluster.")
     ] = "tcp"
