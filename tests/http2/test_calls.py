@@ -25,6 +25,7 @@ from tests.http2.wire import (
     answer_of,
     call_fields,
     data,
+    frames_of,
     message,
     rst,
     window,
@@ -68,6 +69,21 @@ def test_a_good_answer() -> None:
         assert content == message(b"body%d" % turn)
         assert trailers == [("grpc-status", "0")]
     assert wire.connection.open_streams == 0
+
+
+def test_the_short_way_is_taken() -> None:
+    """From the second answer on a reply is made of constant pieces (its speed)."""
+    wire = ServerWire()
+    for _ in range(2):
+        number, sent = wire.call(SINGLE)
+        wire.feed(sent)
+        wire.connection.reply(number, b"x")
+    assert wire.connection._quick_max == 16_384
+    number, sent = wire.call(SINGLE)
+    wire.feed(sent)
+    wire.connection.output()
+    wire.connection.reply(number, b"body")
+    assert len(wire.connection.output()) == 3
 
 
 def test_replies_in_any_order() -> None:
@@ -369,3 +385,36 @@ def test_a_stream_that_is_not_read_turns_writable_again() -> None:
     assert wire.connection.waiting(number) == wire.connection.queued_bytes
     wire.feed(rst(number))
     assert wire.connection.queued_bytes == 0
+
+
+def test_a_stream_that_ends_is_not_told_of_room() -> None:
+    """After the shell's own end of a stream no ``Writable`` comes any more."""
+    wire = ServerWire(Limits(stream_high_bytes=1000, stream_low_bytes=500))
+    for end in ("finish", "reset"):
+        number = wire.start(STREAM)
+        wire.connection.pause()
+        assert wire.connection.send(number, bytes(2000)) >= 1000
+        wire.connection.resume()
+        wire.connection.pause()
+        assert wire.connection.send(number, bytes(2000)) >= 1000
+        wire.connection._paused = False
+        wire.connection._pump()
+        assert wire.connection.pending
+        getattr(wire.connection, end)(number)
+        assert wire.connection.take_pending() == []
+        wire.connection.resume()
+        wire.output()
+
+
+def test_a_small_message_does_not_overtake_a_large_one() -> None:
+    """What is sent between two takings of the output comes behind what waits."""
+    wire = ServerWire(Limits(output_bytes_max=1000))
+    number = wire.start(STREAM)
+    wire.connection.send(number, b"large" * 1000)
+    out = wire.connection.output()
+    wire.connection.send(number, b"small")
+    wire.connection.finish(number)
+    out += [wire.output()]
+    frames = frames_of(b"".join(out))
+    _, content, _ = answer_of(wire, frames, number)
+    assert content == message(b"large" * 1000) + message(b"small")

@@ -398,3 +398,65 @@ def test_heads_are_kept_up_to_a_bound() -> None:
         wire.connection.reset(found)
         wire.output()
     assert len(wire.connection._heads) <= 256
+
+
+def test_a_whole_message_on_hold() -> None:
+    """A frame with exactly one message is held as any other."""
+    wire = ClientWire()
+    number = wire.connection.call(STREAM)
+    wire.feed(wire.head(number, HEAD))
+    wire.connection.hold(number)
+    assert wire.feed(data(number, message(b"a"))) == []
+    (event,) = wire.connection.release(number)
+    assert isinstance(event, MessageReceived)
+    assert event.message == b"a"
+
+
+def test_a_part_that_looks_like_a_message() -> None:
+    """The rest of a message is never taken for a message, whatever it looks like."""
+    wire = ClientWire()
+    number = wire.connection.call(STREAM)
+    inner = message(b"looks whole")
+    whole = message(b"first" + inner)
+    wire.feed(wire.head(number, HEAD), data(number, whole[: -len(inner)]))
+    (event,) = wire.feed(data(number, inner))
+    assert isinstance(event, MessageReceived)
+    assert event.message == b"first" + inner
+
+
+@pytest.mark.parametrize("whole", [False, True])
+def test_credit_is_renewed(whole: bool) -> None:
+    """A server that sends for ever never runs out of credit."""
+    limits = Limits(stream_window_bytes=20_000, connection_window_bytes=65_536)
+    wire = ClientWire(limits)
+    number = wire.connection.call(STREAM, b"x")
+    wire.output()
+    credit = {0: 65_536, number: 20_000}
+    wire.feed(wire.head(number, HEAD))
+    sent = message(bytes(5000))
+    for _ in range(100):
+        assert min(credit.values()) >= len(sent), "the sender is stuck"
+        for part in (sent,) if whole else (sent[:7], sent[7:]):
+            wire.feed(data(number, part))
+        for key in credit:
+            credit[key] -= len(sent)
+        for found in wire.frames():
+            assert found.kind == FrameType.WINDOW_UPDATE
+            credit[found.stream_id] += int.from_bytes(found.payload, "big")
+    assert credit[0] <= 65_536
+    assert credit[number] <= 20_000
+
+
+def test_room_is_told_once() -> None:
+    """``CallsAllowed`` comes once for each time that there was no room."""
+    wire = ClientWire()
+    wire.feed(settings((Setting.MAX_CONCURRENT_STREAMS, 2)))
+    numbers = [wire.connection.call(SINGLE, b"x") for _ in range(2)]
+    assert not wire.connection.can_call
+    told = [
+        event
+        for number in numbers
+        for event in wire.feed(_answer(wire, number, b"y"))
+        if isinstance(event, CallsAllowed)
+    ]
+    assert len(told) == 1

@@ -279,9 +279,13 @@ def test_the_output_is_bounded_whatever_the_credit() -> None:
 def test_nothing_leaves_while_the_socket_is_full() -> None:
     """Between pause and resume no DATA enters the output, by any command."""
     wire = ServerWire()
+    before, sent = wire.call(SINGLE)
+    wire.feed(sent)
+    wire.connection.reply(before, b"")
     stream = wire.start(STREAM)
     first, sent = wire.call(SINGLE)
     wire.feed(sent)
+    wire.skip()
     wire.connection.pause()
     wire.connection.send(stream, b"abc")
     wire.connection.reply(first, b"def")
@@ -357,6 +361,29 @@ def test_credit_is_renewed() -> None:
                 if found.kind == FrameType.WINDOW_UPDATE:
                     credit[found.stream_id] += int.from_bytes(found.payload, "big")
     assert received == 120
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_credit_is_renewed_on_the_short_way(late: bool) -> None:
+    """Whole calls pay for their bytes and get the credit of the connection back."""
+    wire = ServerWire(Limits(connection_window_bytes=65_536))
+    credit = 65_536
+    for _ in range(200):
+        number = wire.number()
+        head, body = wire.head(number, call_fields()), message(bytes(1000))
+        assert credit >= len(body), "the sender is stuck"
+        if late:
+            wire.feed(head)
+            wire.feed(data(number, body, END))
+        else:
+            wire.feed(head, data(number, body, END))
+        credit -= len(body)
+        wire.connection.reply(number, b"")
+        for found in wire.frames():
+            if found.kind == FrameType.WINDOW_UPDATE:
+                assert not found.stream_id
+                credit += int.from_bytes(found.payload, "big")
+    assert credit <= 65_536
 
 
 def test_held_messages_are_bounded() -> None:

@@ -408,3 +408,13 @@ def test_a_table_shrunk_and_grown_between_blocks_is_told_twice() -> None:
     block = encoder.encode(REQUEST)
     assert block.startswith(b"\x20\x3f\xe1\x1f")
     assert reference_pairs(decoder.decode(block, raw=True)) == REQUEST
+
+
+def test_a_remembered_block_does_not_outlive_its_entries() -> None:
+    """A block that named an entry is an error once the table was made too small."""
+    decoder = Decoder()
+    decoder.decode(b"\x40\x01a\x01b")
+    assert decoder.decode(b"\xbe").pairs() == [(b"a", b"b")]
+    decoder.decode(b"\x20")
+    with pytest.raises(HpackError):
+        decoder.decode(b"\xbe")

@@ -66,6 +66,17 @@ def test_answers_forgive_pings() -> None:
         assert _ping_at(wire, turn * 0.001)
 
 
+def test_answers_of_the_short_way_forgive_pings() -> None:
+    """A unary answer counts as well."""
+    wire = ServerWire()
+    wire.start(STREAM)
+    for turn in range(100):
+        number, sent = wire.call(SINGLE)
+        wire.feed(sent)
+        wire.connection.reply(number, b"x")
+        assert _ping_at(wire, turn * 0.001)
+
+
 def test_a_silent_client_is_asked_and_then_given_up() -> None:
     """After the interval a ping; after the timeout without any input, the end."""
     wire = ServerWire(Limits(keepalive_interval_s=60, keepalive_timeout_s=20))

@@ -201,7 +201,7 @@ class ServerConnection(Answering):
         if (
             kind == _DATA
             and flags == _END_STREAM
-            and MESSAGE_PREFIX_BYTES <= size <= self._quick_word_max >> 8
+            and size <= self._quick_word_max >> 8
             and int.from_bytes(data[start : start + MESSAGE_PREFIX_BYTES], "big")
             == size - MESSAGE_PREFIX_BYTES
         ):
