@@ -15,7 +15,7 @@ import msgspec
 NODE, NPM = shutil.which("node"), shutil.which("npm")
 NO_NODE = "needs node and npm (Debian packages nodejs and npm)"
 HERE = Path(__file__).resolve().parent / "npm"
-PINS = ("package.json", "package-lock.json")
+PACKAGE = "package.json"
 INSTALL_S = 240.0
 SESSION_S = 120.0
 
@@ -31,16 +31,15 @@ def modules(cache: Path) -> Path:
         NoPackageError: it cannot be installed, mostly for want of a network.
     """
     assert NPM is not None, NO_NODE
-    pins = b"".join((HERE / name).read_bytes() for name in PINS)
-    folder = cache / f"npm-{hashlib.sha256(pins).hexdigest()[:12]}"
+    wanted = (HERE / PACKAGE).read_bytes()
+    folder = cache / f"npm-{hashlib.sha256(wanted).hexdigest()[:12]}"
     with folder.with_suffix(".lock").open("w") as lock:
         # The workers of one run, and runs at the same time, make it only once.
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not (folder / "ready").exists():
             shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir()
-            for name in PINS:
-                shutil.copy(HERE / name, folder)
+            shutil.copy(HERE / PACKAGE, folder)
             _install(NPM, folder)
             (folder / "ready").touch()
     return folder / "node_modules"
@@ -48,10 +47,10 @@ def modules(cache: Path) -> Path:
 
 def _install(npm: str, folder: Path) -> None:
     # No package of these needs its install script.
-    quiet = ("--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error")
+    quiet = ("--ignore-scripts", "--no-audit", "--no-fund", "--no-package-lock")
     try:
         done = subprocess.run(
-            [npm, "ci", *quiet, "--fetch-retries=1"],
+            [npm, "install", *quiet, "--loglevel=error", "--fetch-retries=1"],
             cwd=folder,
             capture_output=True,
             text=True,
