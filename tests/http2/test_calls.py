@@ -410,11 +410,11 @@ def test_a_small_message_does_not_overtake_a_large_one() -> None:
     """What is sent between two takings of the output comes behind what waits."""
     wire = ServerWire(Limits(output_bytes_max=1000))
     number = wire.start(STREAM)
-    wire.connection.send(number, b"large" * 1000)
+    wire.connection.send(number, b"large" * 10_000)
     out = wire.connection.output()
     wire.connection.send(number, b"small")
     wire.connection.finish(number)
     out += [wire.output()]
     frames = frames_of(b"".join(out))
     _, content, _ = answer_of(wire, frames, number)
-    assert content == message(b"large" * 1000) + message(b"small")
+    assert content == message(b"large" * 10_000) + message(b"small")
