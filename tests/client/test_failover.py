@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -38,6 +40,9 @@ class Writer:
                 self.done[key] = result.revision
             except OutcomeUnknown:
                 self.unknown.add(key)
+            except (revstore.ApiError, Unavailable):
+                # Nobody led for the time of a call: it was surely not done.
+                continue
 
 
 async def read_all(
@@ -110,3 +115,33 @@ def test_members_are_killed_under_a_client(tmp_path: Path, scheme: str) -> None:
     with Cluster(tmp_path, ("memory", "lmdb", "rocksdb")) as cluster:
         cluster.start()
         asyncio.run(session(cluster, scheme))
+
+
+async def hang(cluster: Cluster) -> None:
+    """Stop the leader without ending it, and go on without it."""
+    members = list(cluster.members.values())
+    urls = [member.client_url for member in members]
+    async with await revstore.client.connect(urls, timeout_s=WAIT_S) as client:
+        writer = Writer(client.with_options(timeout_s=2.0))
+        lease = await client.lease(20, keep=True)
+        async with client.watch(prefix="n/") as watcher:
+            await writer.put(PUTS_BETWEEN)
+            leader = members[await leader_of(client, members)]
+            os.kill(leader.pid, signal.SIGSTOP)
+            try:
+                await writer.put(PUTS_BETWEEN)
+                events = await read_all(watcher, max(writer.done))
+                assert not lease.lost
+                check(writer, events)
+            finally:
+                os.kill(leader.pid, signal.SIGCONT)
+            await writer.put(1)
+            await read_all(watcher, max(writer.done))
+
+
+def test_a_leader_that_hangs_is_left(tmp_path: Path) -> None:
+    """No connection breaks, so only the probes can tell; the watch and the lease move
+    to members that answer."""
+    with Cluster(tmp_path, ("memory", "memory", "memory")) as cluster:
+        cluster.start()
+        asyncio.run(hang(cluster))
