@@ -50,7 +50,7 @@ def _leaving_forgotten() -> Sequence[Patch]:
 
 
 def _nobody_introduces_himself() -> Sequence[Patch]:
-    return [(Peering, "_introduce", lambda self, member, now: None)]
+    return [(Peering, "introduce", lambda self, member, now: None)]
 
 
 def _followers_renew() -> Sequence[Patch]:

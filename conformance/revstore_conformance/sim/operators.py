@@ -141,7 +141,7 @@ class Operators:
         self._call(node, CLUSTER + "MemberList", request, answered)
 
     def _retire(self, node: Node) -> None:
-        """It is not in the list: leave it running for a while, then switch it off."""
+        """It is not in the list, and stops when it knows so: wait for that, a while."""
         if node.retiring:
             return  # It will be.
         node.retiring = True
@@ -150,7 +150,7 @@ class Operators:
         def off() -> None:
             node.switch_off()
 
-        self._world.loop.after(6.0 + 4 * self._random.random(), off)
+        self._world.loop.after(30.0 + 10 * self._random.random(), off)
 
     def _swap(self) -> None:
         """Replace some voters by new ones at once, through joint consensus.

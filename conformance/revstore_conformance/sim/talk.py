@@ -11,6 +11,7 @@ Rules of this file:
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Protocol
 
 from revstore.errors import TransportError
@@ -34,6 +35,8 @@ from revstore_conformance.sim.snapshots import Carrier
 ENCODING = "a message survives its encoding"
 CHECK_EVERY = 8
 """One message in so many is decoded by its sender and compared."""
+KNOCK_S = 2.0
+"""Pause between attempts of a transport that was turned away."""
 CALL_HEAD_BYTES = 10
 """What stands before the name of a call; see ``revstore.peer.calls``."""
 
@@ -77,6 +80,7 @@ class Talk(Peers):
         self.carrier = self._peering.carrier = Carrier(process, network, replica)
         network.join(self._member, self)
         replica.send = self._say
+        self._knock()
 
     def end(self) -> None:
         """The process has ended: it says and hears nothing more."""
@@ -189,6 +193,19 @@ class Talk(Peers):
             self._promises.sends(self._process.name, message, wal)
             self._message = message
             self._peering.send((message,))
+
+    def _knock(self) -> None:
+        """A transport keeps connections, and tries again where it was turned away.
+
+        It matters only for who says nothing else any more.
+        """
+        if self._ended:
+            return
+        if self._replica.removed:
+            now = self._replica.clock.now()
+            for member in sorted(self._links):
+                self._peering.introduce(member, now)
+        self._world.loop.after(KNOCK_S, partial(self._process.run_here, self._knock))
 
     def _refuse(self, member: int, reason: str) -> None:
         """Turn a member away; what says so takes its time as everything does."""

@@ -8,8 +8,8 @@ Rules of this file:
 2. With the strict check a voter is added or removed only if the members that are there
    would still be a quorum (etcd, "strict reconfiguration check").
 3. A member that has applied a change knows it after a power cut, too, and one that was
-   removed stays for a while. Whoever forgot that the change is committed would have to
-   campaign in the old membership, whose members may be gone for good.
+   removed stays until it is not needed (``leaving``). Whoever forgot that the change is
+   committed would have to campaign in the old membership.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from revstore.interfaces.consensus import (
     ProposalDropped,
 )
 from revstore.node import ids
+from revstore.node.leaving import Leaving
 from revstore.node.reads import Finished
 from revstore.proto import membership_pb2
 from revstore.snapshot.format import require_arrow
@@ -37,11 +38,6 @@ if TYPE_CHECKING:
     from revstore.node.replica import Replica
 
 LOG = logs.get(__name__)
-
-REMOVED_STAYS_TIMEOUTS = 5
-"""Election timeouts for which a removed member goes on (rule 3). Those who stay and did
-not hear that the change is committed campaign within two of them, and are told by the
-refusals of those who know. (etcd waits a second, which is one.)"""
 
 READY_SHARE = 0.9
 """A learner is ready when it has this share of the leader's log."""
@@ -67,6 +63,7 @@ class Membership:
 
     def __init__(self, replica: Replica) -> None:
         self._replica = replica
+        self.leaving = Leaving(replica)
         self._waiting: list[_Waiting] = []
         self._transfers: list[_Transfer] = []
 
@@ -179,6 +176,7 @@ class Membership:
             replica.cluster.apply_change(change)
             LOG.info("membership changed", voters=len(conf.voters))
         replica.cluster.set_conf_state(conf)
+        self.leaving.changed(entry.index)
         replica.housekeeping.sync_soon()
         replica.members_changed()
         for waiting in self._waiting:
@@ -190,12 +188,7 @@ class Membership:
         # until the phase has ended.
         leaving = replica.member_id in conf.voters_outgoing
         if replica.cluster.is_removed(replica.member_id) and not leaving:
-            self.was_removed()
-
-    def was_removed(self) -> None:
-        """This member does not belong to the cluster any more; it stops after a while."""
-        timeout = self._replica.settings.election_timeout_s
-        self._replica.was_removed(REMOVED_STAYS_TIMEOUTS * timeout)
+            self.leaving.removed()
 
     # ----- leadership
 
@@ -234,6 +227,7 @@ class Membership:
 
     def expire(self, now: float) -> None:
         """Tell those whose time is up."""
+        self.leaving.tick(now)
         for waiting in [one for one in self._waiting if one.deadline <= now]:
             self._waiting.remove(waiting)
             waiting.done(errors.TIMEOUT)

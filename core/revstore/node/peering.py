@@ -4,9 +4,8 @@ Rules of this file:
 
 1. Whom this member talks to follows the applied membership. Whoever leaves through a
    joint phase decides until its end.
-2. A member that was removed is turned away with ``REMOVED``; whoever hears that word
-   stops (etcd: "the member has been permanently removed from the cluster"), but not at
-   once: others that have not heard of its removal may still need it.
+2. A member that was removed is turned away with ``REMOVED``, once that is known
+   durably; whoever hears that word stops when nobody needs it any more (``leaving``).
 3. The membership of a member that is behind, or has just joined, may lack the very
    member that it has to answer, such as its leader. So everybody says now and then to
    everybody else where it can be reached (etcd: the header X-PeerURLs).
@@ -190,6 +189,10 @@ class Peering(PeerHandler):
         return wanted
 
     def _forget_removed(self) -> None:
+        if not self._replica.membership.leaving.durable:
+            delay = self._replica.settings.heartbeat_s
+            self._replica.shell.schedule(self._forget_removed, delay)
+            return
         for gone in sorted(self._known - self._wanted().keys()):
             self.peers.remove_peer(gone)
             self._known.discard(gone)
@@ -202,13 +205,13 @@ class Peering(PeerHandler):
         now = self._replica.clock.now()
         for message in messages:
             if now >= self._introduce_at.get(message.to, now):
-                self._introduce(message.to, now)
+                self.introduce(message.to, now)
             if message.type is not MessageType.SNAP:
                 peers.send(message.to, lane_of(message), encode(message))
             elif self.carrier is not None:
                 self.carrier.send(message)
 
-    def _introduce(self, member: int, now: float) -> None:
+    def introduce(self, member: int, now: float) -> None:
         """Tell a member where this one can be reached (rule 3)."""
         replica = self._replica
         self._introduce_at[member] = now + replica.settings.election_timeout_s
@@ -287,12 +290,15 @@ class Peering(PeerHandler):
         """See ``PeerHandler`` and rule 2."""
         LOG.warn("refused by a member", member=f"{member:x}", reason=reason)
         if reason == REMOVED:
-            self._replica.membership.was_removed()
+            self._replica.membership.leaving.turned_away(member)
 
     def admit(self, member: int) -> str:
         """See ``PeerHandler`` and rule 2."""
         cluster = self._replica.cluster
-        if not cluster.is_removed(member):
+        if (
+            not cluster.is_removed(member)
+            or not self._replica.membership.leaving.durable
+        ):
             return ""
         leaving = any(member == one.ID for one in cluster.leaving())
         return "" if leaving else REMOVED

@@ -566,13 +566,6 @@ class Replica(ReplicaFacts):
         if self.on_members is not None:
             self.on_members()
 
-    def was_removed(self, stays_s: float) -> None:
-        """This member does not belong to the cluster any more: it stops, and says so."""
-        if not self.removed:
-            self.removed = True
-            LOG.warn("this member was removed from the cluster; it stops")
-            self.shell.schedule(self.stop, stays_s)
-
     def fail(self, error: Exception) -> None:
         """A storage failure or a broken invariant: stop answering (rule 4)."""
         if self.failure is None:
