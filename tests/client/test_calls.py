@@ -364,3 +364,29 @@ def test_endpoints_as_people_write_them() -> None:
 
     assert parse_endpoints("a:1, tcp://b:2/,a:1") == ("http://a:1", "tcp://b:2")
     assert parse_endpoints(["a:1"], secure=True) == ("https://a:1",)
+
+
+def test_endpoints_of_the_members() -> None:
+    """The voters' URLs are taken, of the kind in use where there is one; calls go to
+    them, and to those that were left no more."""
+
+    async def main() -> None:
+        cluster = FakeCluster(3)
+        urls = list(cluster.members)
+        members = [
+            rpc_pb2.Member(ID=1, clientURLs=["tcp://m1:2", urls[1]]),
+            rpc_pb2.Member(ID=2, clientURLs=[urls[2]]),
+            rpc_pb2.Member(ID=3, clientURLs=[urls[0]], isLearner=True),
+            rpc_pb2.Member(ID=4),
+        ]
+        listed = message(rpc_pb2.MemberListResponse(members=members))
+        cluster.answer("MemberList", lambda *_: listed)
+        cluster.answer("Range", range_answer)
+        async with await cluster.client() as client:
+            assert await client.sync_endpoints() == (urls[1], urls[2])
+            await asyncio.sleep(0.1)
+            for _ in range(6):
+                await client.get("k")
+        assert set(cluster.calls("Range")) == {urls[1], urls[2]}
+
+    run(main())

@@ -208,6 +208,17 @@ def test_members_and_their_state(client: revstore.client.Client, url: str) -> No
     client.maintenance.defragment(url)
 
 
+def test_sockets_and_ipv6(tmp_path: Path) -> None:
+    """A path of this machine, and an address of version 6."""
+    path = tmp_path / "s"
+    urls = f"unix://{path},http://[::1]:0,tcp://[::1]:0"
+    with start_server("memory", tmp_path / "data", listen_client_urls=urls) as server:
+        for number, url in enumerate(server.ready["addresses"]):
+            with revstore.client.connect_sync(url) as client:
+                client.put("k", str(number))
+                assert client.count() == 1
+
+
 def test_methods_are_for_all_threads(client: revstore.client.Client) -> None:
     """Eight threads with one client do all their puts."""
 

@@ -29,6 +29,7 @@ from revstore.cli.ctl_options import (
     names_of_options,
     value_of,
 )
+from revstore.client.cluster import endpoints_of
 from revstore.client.opening import connect, parse_endpoints
 from revstore.client.retry import OutcomeUnknown
 from revstore.client.store import AsyncClient
@@ -128,12 +129,8 @@ class Session:
         """Those given, or with ``--cluster`` those of all members."""
         if not of_cluster:
             return self.client.endpoints
-        given = {url.partition("://")[0] for url in self.client.endpoints}
         members = await self.client.cluster.members()
-        urls = [url for member in members for url in member.client_urls]
-        # Of a member with addresses for several transports one is enough.
-        fitting = [url for url in urls if url.partition("://")[0] in given]
-        found = tuple(dict.fromkeys(fitting or urls))
+        found = endpoints_of(members, self.client.endpoints)
         if not found:
             raise UsageError("no member tells a client URL; give --endpoints instead")
         return found

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from revstore.client.caller import Caller, CallOptions
 from revstore.client.methods import (
@@ -14,6 +14,22 @@ from revstore.client.methods import (
 )
 from revstore.client.values import Member, make_member, make_members
 from revstore.proto import rpc_pb2
+
+
+def endpoints_of(
+    members: Iterable[Member], like: Iterable[str] = ()
+) -> tuple[str, ...]:
+    """The client URLs of members; of one with several kinds those as in ``like``."""
+    schemes = {_scheme(url) for url in like}
+    found: list[str] = []
+    for member in members:
+        fitting = [url for url in member.client_urls if _scheme(url) in schemes]
+        found += fitting or member.client_urls
+    return tuple(dict.fromkeys(found))
+
+
+def _scheme(url: str) -> str:
+    return url.partition("://")[0]
 
 
 class Cluster:

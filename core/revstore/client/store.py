@@ -17,7 +17,7 @@ from google.protobuf.message import Message
 
 from revstore.client.auth import AuthAdmin
 from revstore.client.caller import Caller, CallOptions
-from revstore.client.cluster import Cluster
+from revstore.client.cluster import Cluster, endpoints_of
 from revstore.client.lease import AsyncLease, Keeper
 from revstore.client.maintenance import Maintenance
 from revstore.client.methods import (
@@ -351,19 +351,14 @@ class AsyncClient:
         return self._caller.pool.urls
 
     async def sync_endpoints(self) -> tuple[str, ...]:
-        """Take the client URLs of the members for endpoints from now on.
+        """Take the client URLs of the voters for endpoints from now on.
 
-        Members that name none are left out; if none does, nothing changes.
+        Of a member with several kinds of URLs those are taken that are in use. Members
+        that name none are left out; if none does, nothing changes.
         """
         members = await self.cluster.members()
-        urls = tuple(
-            dict.fromkeys(
-                url
-                for member in members
-                if not member.is_learner
-                for url in member.client_urls
-            )
-        )
+        voters = [member for member in members if not member.is_learner]
+        urls = endpoints_of(voters, self.endpoints)
         if urls:
             self.use_endpoints(urls)
         return self.endpoints
