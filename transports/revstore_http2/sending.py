@@ -257,17 +257,20 @@ class Sending(ABC):
         pieces: list[bytes] = []
         size = 0
         while queue and size < allowed:
-            piece = queue[0]
+            piece, start = queue[0], stream.sent
+            left = len(piece) - start
             room = allowed - size
-            if len(piece) <= room:
-                pieces.append(piece)
-                size += len(piece)
+            if left <= room:
+                pieces.append(piece[start:] if start else piece)
+                size += left
                 queue.popleft()
+                stream.sent = 0
             else:
-                view = memoryview(piece)
-                pieces.append(bytes(view[:room]))
+                pieces.append(piece[start : start + room])
                 size += room
-                queue[0] = view[room:]  # type: ignore[assignment]  # joined like bytes
+                stream.sent = start + room
+        if not queue:
+            stream.queue = EMPTY
         self._out.append(pack_header(size << 8, 0, stream.stream_id))
         self._out += pieces
         self._send_window -= size

@@ -40,6 +40,7 @@ class Stream:
         "ready",
         "reserved",
         "send_window",
+        "sent",
         "single",
         "stream_id",
         "timeout_s",
@@ -81,8 +82,10 @@ class Stream:
         """Below 0 after the other side has made its windows smaller."""
         self.queue = EMPTY
         """Bytes of DATA that wait, in order. Invariant: no empty ones."""
+        self.sent = 0
+        """How much of the first of them has left."""
         self.queued = 0
-        """Their length."""
+        """What has not left of all of them."""
         self.ready = False
         """Whether the stream is in the sender's turn."""
         self.congested = False
