@@ -14,12 +14,12 @@ import pytest
 
 from revstore.interfaces import peers as interface
 from revstore.interfaces.peers import Lane, PeerTransport
+from revstore.peer.lanes.wire import LANE_PATH, Hello, write_hello
 from revstore.peer.memory import SCHEME, MemoryNetwork
 from revstore.plugin.manager import PluginManager
 from revstore_conformance import peers, peers_streams
 from revstore_conformance.peers import CHECKS, Check, Harness, name_of, run
 from revstore_conformance.peers_harness import DEFAULT_CLUSTER
-from revstore_grpcio.peer_wire import LANE_PATH, Hello, write_hello
 from revstore_grpcio.transport import GrpcioTransport
 from revstore_tcp.transport import TcpTransport
 

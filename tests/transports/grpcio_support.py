@@ -14,14 +14,7 @@ import grpc
 import grpc.aio
 
 from revstore.interfaces.peers import Lane
-from revstore_conformance.peers_harness import (
-    DEFAULT_CLUSTER,
-    PATIENCE_S,
-    Cluster,
-    Member,
-    captured_logs,
-)
-from revstore_grpcio.peer_wire import (
+from revstore.peer.lanes.wire import (
     LANE_PATH,
     STREAM_PATH,
     Frame,
@@ -30,6 +23,13 @@ from revstore_grpcio.peer_wire import (
     encode,
     write_hello,
     write_welcome,
+)
+from revstore_conformance.peers_harness import (
+    DEFAULT_CLUSTER,
+    PATIENCE_S,
+    Cluster,
+    Member,
+    captured_logs,
 )
 from revstore_grpcio.transport import GrpcioTransport
 

@@ -29,19 +29,8 @@ from tests.transports.grpcio_support import (
 from revstore.errors import TransportError
 from revstore.hookspecs import NoOptions
 from revstore.interfaces.peers import Lane, peer_transport
-from revstore_conformance.peers_harness import (
-    DEFAULT_CLUSTER,
-    PATIENCE_S,
-    Cluster,
-    captured_logs,
-    said,
-)
-from revstore_grpcio.client import GrpcioClient
-from revstore_grpcio.limits import (
-    LIBRARY_RECEIVE_FACTOR,
-    PEER_FRAME_BYTES_MAX,
-)
-from revstore_grpcio.peer_wire import (
+from revstore.peer.lanes.limits import PEER_FRAME_BYTES_MAX
+from revstore.peer.lanes.wire import (
     Messages,
     Metadata,
     Open,
@@ -51,6 +40,15 @@ from revstore_grpcio.peer_wire import (
     read_pong,
     write_welcome,
 )
+from revstore_conformance.peers_harness import (
+    DEFAULT_CLUSTER,
+    PATIENCE_S,
+    Cluster,
+    captured_logs,
+    said,
+)
+from revstore_grpcio.client import GrpcioClient
+from revstore_grpcio.limits import LIBRARY_RECEIVE_FACTOR
 from revstore_grpcio.plugin import CAPABILITIES, make
 
 SEED = 20261122

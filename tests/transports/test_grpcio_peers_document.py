@@ -5,13 +5,15 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-import grpc
 import msgspec
 import pytest
 
+from revstore.api.errors import Code
 from revstore.interfaces.peers import QUESTION_BYTES_MAX, Lane
-from revstore_grpcio import limits, peer_wire
-from revstore_grpcio.peer_wire import REFUSALS, Hello, write_hello
+from revstore.peer.lanes import limits
+from revstore.peer.lanes import wire as peer_wire
+from revstore.peer.lanes.wire import REFUSALS, Hello, write_hello
+from revstore_grpcio.limits import LIBRARY_RECEIVE_FACTOR
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "design" / "grpcio-peers.md"
 FRAMES = (
@@ -63,7 +65,7 @@ def test_statuses() -> None:
     table = {row[0]: row[1] for row in rows(2) if row[0].isupper()}
     assert len(table) == 7
     for name, meaning in table.items():
-        code = getattr(grpc.StatusCode, name)
+        code = Code[name]
         assert (code in REFUSALS) == ("on_refused" in meaning), name
 
 
@@ -82,7 +84,7 @@ def test_statuses() -> None:
 def test_numbers(number: int) -> None:
     """Every bound on the page is the one in use."""
     assert re.search(rf"\b{number}\b", PAGE.read_text()), number
-    assert limits.LIBRARY_RECEIVE_FACTOR == 4
+    assert LIBRARY_RECEIVE_FACTOR == 4
 
 
 @pytest.mark.parametrize(

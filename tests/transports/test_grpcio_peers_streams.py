@@ -21,14 +21,8 @@ from tests.transports.grpcio_support import (
 
 from revstore.errors import TransportError
 from revstore.interfaces.peers import Lane
-from revstore_conformance.peers_harness import (
-    PATIENCE_S,
-    Cluster,
-    captured_logs,
-    said,
-)
-from revstore_grpcio.limits import PEER_META_BYTES_MAX, PEER_STREAMS_MAX
-from revstore_grpcio.peer_wire import (
+from revstore.peer.lanes.limits import PEER_META_BYTES_MAX, PEER_STREAMS_MAX
+from revstore.peer.lanes.wire import (
     STREAM_PATH,
     Accepted,
     Credit,
@@ -41,6 +35,12 @@ from revstore_grpcio.peer_wire import (
     Refused,
     encode,
     read_answer,
+)
+from revstore_conformance.peers_harness import (
+    PATIENCE_S,
+    Cluster,
+    captured_logs,
+    said,
 )
 
 

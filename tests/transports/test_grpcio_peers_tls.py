@@ -15,6 +15,7 @@ from tests.transports.grpcio_support import run
 
 from revstore.errors import ConfigError, TransportError
 from revstore.interfaces.peers import PeerTls
+from revstore.peer.lanes.wire import ASK_PATH
 from revstore_conformance.peers_harness import (
     PATIENCE_S,
     Cluster,
@@ -24,7 +25,6 @@ from revstore_conformance.peers_harness import (
 )
 from revstore_grpcio.addresses import parse_peer_url
 from revstore_grpcio.peer_tls import Calling, Names, host_of_caller
-from revstore_grpcio.peer_wire import ASK_PATH
 
 LOCAL_TLS = "https://127.0.0.1:0"
 

@@ -8,13 +8,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as some
 
 from revstore.interfaces.peers import Lane
-from revstore_grpcio.limits import (
+from revstore.peer.lanes.limits import (
     PEER_BATCH_BYTES_TARGET,
     PEER_BATCH_MESSAGES_MAX,
     PEER_FRAME_BYTES_MAX,
     PEER_PIECE_BYTES,
 )
-from revstore_grpcio.peer_wire import (
+from revstore.peer.lanes.wire import (
     Accepted,
     Credit,
     Finish,

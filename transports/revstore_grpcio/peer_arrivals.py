@@ -17,19 +17,22 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 import grpc
 import grpc.aio
 
 from revstore import logs
-from revstore_grpcio.limits import (
+from revstore.api.errors import Code
+from revstore.peer.lanes.incoming import LaneIncomingStream
+from revstore.peer.lanes.limits import (
     PEER_END_GRACE_S,
     PEER_META_BYTES_MAX,
     PEER_REASON_CHARS_MAX,
 )
-from revstore_grpcio.peer_streams import GrpcioIncomingStream
-from revstore_grpcio.peer_wire import (
+from revstore.peer.lanes.owner import Refusal
+from revstore.peer.lanes.wire import (
     ASK_PATH,
     LANE_PATH,
     STREAM_PATH,
@@ -48,13 +51,12 @@ from revstore_grpcio.peer_wire import (
     read_lane,
     write_welcome,
 )
+from revstore_grpcio.calls import STATUS_OF_CODE
 
 if TYPE_CHECKING:
     from revstore_grpcio.peers import GrpcioPeers
 
 _log = logs.get(__name__)
-
-Refusal = tuple[grpc.StatusCode, str]
 
 _GONE = "aborted by its sender, or the connection is lost"
 
@@ -93,7 +95,7 @@ class Arrival:
         if self._wait is not None and not self._wait.done():
             self._wait.set_result(None)
 
-    def end(self, code: grpc.StatusCode, reason: str) -> None:
+    def end(self, code: Code, reason: str) -> None:
         """End the call soon; the first reason counts. Raises: nothing."""
         if self.end_with is not None:
             return
@@ -117,7 +119,7 @@ class Arrival:
             # The call is over; the library cancels what is left of it.
             pass
         finally:
-            self.end(grpc.StatusCode.CANCELLED, _GONE)
+            self.end(Code.CANCELLED, _GONE)
             if reader is not None:
                 reader.cancel()
                 await asyncio.wait([reader])
@@ -152,12 +154,12 @@ class Arrival:
         # Either the connection is lost, and the library says so at once, or the
         # caller has half closed the call, which no member does.
         await asyncio.sleep(PEER_END_GRACE_S)
-        self.end(grpc.StatusCode.INVALID_ARGUMENT, "the caller says no more")
+        self.end(Code.INVALID_ARGUMENT, "the caller says no more")
 
     def _refuse(self, reason: str) -> None:
         if self.end_with is None:
             log_ended(self._context, reason)
-            self.end(grpc.StatusCode.INVALID_ARGUMENT, reason)
+            self.end(Code.INVALID_ARGUMENT, reason)
 
 
 class LaneContent:
@@ -196,7 +198,7 @@ class StreamContent:
         self._owner = owner
         self._arrival = arrival
         self._inbox = Inbox(owner.options.message_bytes_max)
-        self._stream: GrpcioIncomingStream | None = None
+        self._stream: LaneIncomingStream | None = None
 
     def take(self, data: bytes) -> None:
         frame = read_chunk(data)
@@ -222,7 +224,7 @@ class StreamContent:
             return None
         frame = stream.next_answer()
         if frame is None and stream.over:
-            self._arrival.end(grpc.StatusCode.ABORTED, "the stream has its answer")
+            self._arrival.end(Code.ABORTED, "the stream has its answer")
         return frame
 
     def lost(self, reason: str) -> None:
@@ -234,7 +236,7 @@ class StreamContent:
             raise ProtocolError("the first frame of a stream does not open it")
         if len(frame.meta) > PEER_META_BYTES_MAX:
             raise ProtocolError(f"{len(frame.meta)} bytes about a stream are too many")
-        self._stream = GrpcioIncomingStream(
+        self._stream = LaneIncomingStream(
             self._arrival.sender,
             frame.meta,
             self._owner.options.stream_window_bytes,
@@ -290,12 +292,12 @@ class PeerService(grpc.GenericRpcHandler):
             hello = read_hello(context.invocation_metadata())
         except ProtocolError as error:
             log_ended(context, str(error))
-            await end_call(context, grpc.StatusCode.INVALID_ARGUMENT, str(error))
+            await end_call(context, Code.INVALID_ARGUMENT, str(error))
             return None
-        refusal = self._owner.judge(hello, context)
+        refusal = self._owner.judge(hello, partial(self._owner.misfit, context))
         if refusal is None:
             return Arrival(self._owner, context, hello)
-        if refusal[0] is not grpc.StatusCode.UNAVAILABLE:
+        if refusal[0] is not Code.UNAVAILABLE:
             _log.warn(
                 "refused a member",
                 member=f"{hello.sender:x}",
@@ -306,19 +308,19 @@ class PeerService(grpc.GenericRpcHandler):
         return None
 
     async def _ask(self, question: bytes, context: Any) -> bytes:
-        answer = self._owner.answer(question, context)
+        answer = self._owner.answer(question, self._owner.misfit(context, ()))
         if isinstance(answer, bytes):
             return answer
         log_ended(context, answer)
-        await context.abort(grpc.StatusCode.INVALID_ARGUMENT, answer)
+        await context.abort(STATUS_OF_CODE[Code.INVALID_ARGUMENT], answer)
         raise AssertionError("abort does not return")
 
 
-async def end_call(context: Any, code: grpc.StatusCode, reason: str) -> None:
+async def end_call(context: Any, code: Code, reason: str) -> None:
     """End a call; a caller that is gone already is none."""
     # What abort raises is raised again by the library when the handler returns.
     with contextlib.suppress(grpc.aio.BaseError):
-        await context.abort(code, reason[:PEER_REASON_CHARS_MAX])
+        await context.abort(STATUS_OF_CODE[code], reason[:PEER_REASON_CHARS_MAX])
 
 
 def log_ended(context: Any, reason: str) -> None:
@@ -329,4 +331,4 @@ def log_ended(context: Any, reason: str) -> None:
 async def _turn_away(_frames: Any, context: Any) -> None:
     reason = "a client called the address for members"
     log_ended(context, reason)
-    await end_call(context, grpc.StatusCode.UNIMPLEMENTED, reason)
+    await end_call(context, Code.UNIMPLEMENTED, reason)

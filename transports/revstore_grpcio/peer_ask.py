@@ -10,10 +10,10 @@ import grpc.aio
 
 from revstore.errors import TransportError
 from revstore.interfaces.peers import QUESTION_BYTES_MAX, PeerTls
+from revstore.peer.lanes.wire import ASK_PATH
 from revstore_grpcio.addresses import parse_peer_url
 from revstore_grpcio.peer_link import open_channel
 from revstore_grpcio.peer_tls import Calling
-from revstore_grpcio.peer_wire import ASK_PATH
 
 
 async def ask(

@@ -16,11 +16,8 @@ import grpc.aio
 
 from revstore import logs
 from revstore.errors import TransportError
-from revstore_grpcio.addresses import PeerAddress
-from revstore_grpcio.limits import PEER_FRAME_BYTES_MAX
-from revstore_grpcio.peer_streams import GrpcioOutgoingStream
-from revstore_grpcio.peer_tls import Calling
-from revstore_grpcio.peer_wire import (
+from revstore.peer.lanes.limits import PEER_FRAME_BYTES_MAX
+from revstore.peer.lanes.wire import (
     LANE_PATH,
     STREAM_PATH,
     Hello,
@@ -31,9 +28,12 @@ from revstore_grpcio.peer_wire import (
     read_pong,
     write_hello,
 )
+from revstore_grpcio.addresses import PeerAddress
+from revstore_grpcio.peer_streams import GrpcioOutgoingStream
+from revstore_grpcio.peer_tls import Calling
 
 if TYPE_CHECKING:
-    from revstore_grpcio.peer_lane import PeerLane
+    from revstore.peer.lanes.lane import PeerLane
 
 _log = logs.get(__name__)
 
@@ -44,8 +44,9 @@ CALL_OVER = (grpc.aio.AioRpcError, grpc.aio.BaseError, asyncio.InvalidStateError
 class OutboundLink:
     """See above."""
 
-    def __init__(self, lane: PeerLane) -> None:
+    def __init__(self, lane: PeerLane, calling: Calling | None) -> None:
         self._lane = lane
+        self._calling = calling
         self._loop = lane.peer.owner.loop
         self._number = lane.peer.owner.next_link()
         self._channel: Any = None
@@ -64,14 +65,13 @@ class OutboundLink:
             TransportError: nobody, or another member answered, or it refused.
             OSError: the member cannot be reached.
         """
-        owner = self._lane.peer.owner
-        self._channel = await open_channel(address, owner.calling)
+        self._channel = await open_channel(address, self._calling)
         call: Any = self._channel.stream_stream(LANE_PATH)(metadata=self._hello())
         self._call = call
         try:
             await self._welcomed(call)
         except grpc.aio.AioRpcError as error:
-            raise error_of(error.code(), error.details()) from error
+            raise error_of(error.code().value[0], error.details()) from error
         self._writer = self._loop.create_task(self._write_out())
 
     async def read_in(self) -> None:
@@ -89,7 +89,7 @@ class OutboundLink:
                 self._lane.answered(read_pong(data).number)
         except CALL_OVER as error:
             if isinstance(error, grpc.aio.AioRpcError):
-                raise error_of(error.code(), error.details()) from error
+                raise error_of(error.code().value[0], error.details()) from error
             raise TransportError(f"the connection is over: {error}") from error
         except ProtocolError as error:
             _log.warn(

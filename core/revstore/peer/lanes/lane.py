@@ -23,17 +23,16 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from enum import StrEnum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Protocol
 
 from revstore import logs
 from revstore.errors import TransportError
-from revstore.interfaces.peers import Lane, LaneLimits
+from revstore.interfaces.peers import Lane, LaneLimits, OutgoingStream
 from revstore.peer.backoff import Backoff
-from revstore_grpcio.peer_link import OutboundLink
-from revstore_grpcio.peer_wire import Outbox, Ping, RefusedError, encode
+from revstore.peer.lanes.wire import Outbox, Ping, RefusedError, encode
 
 if TYPE_CHECKING:
-    from revstore_grpcio.peers import Peer
+    from revstore.peer.lanes.owner import Peer
 
 _log = logs.get(__name__)
 
@@ -48,6 +47,43 @@ class State(StrEnum):
     CLOSED = "closed"
 
 
+class LaneLink(Protocol):
+    """One connection of a lane, made by the transport (``LanePeers.make_link``)."""
+
+    async def open(self, address: Any) -> None:
+        """Connect, and see that the right member answers.
+
+        Raises:
+            TransportError: nobody, or another member answered, or it refused.
+            OSError: the member cannot be reached.
+        """
+        ...
+
+    async def read_in(self) -> None:
+        """Read until the connection is over, which is always an error.
+
+        Raises:
+            TransportError: why it is over.
+        """
+        ...
+
+    def wake(self) -> None:
+        """There is something to send (``PeerLane.next_frame``). Raises: nothing."""
+        ...
+
+    def open_stream(self, meta: bytes) -> OutgoingStream:
+        """Start a stream. Raises: nothing."""
+        ...
+
+    def give_up(self, reason: str) -> None:
+        """Break the connection; ``read_in`` says why. Raises: nothing."""
+        ...
+
+    def close(self, reason: str) -> Sequence[asyncio.Task[None]]:
+        """End everything; what to wait for. Raises: nothing."""
+        ...
+
+
 class PeerLane:
     """One lane to one member."""
 
@@ -59,7 +95,7 @@ class PeerLane:
         self._loop = peer.owner.loop
         self._limits = limits
         self._outbox = Outbox()
-        self._link: OutboundLink | None = None
+        self._link: LaneLink | None = None
         self._task: asyncio.Task[None] | None = None
         """Connects, and then reads until the connection is over."""
         self._settled: asyncio.Future[None] | None = None
@@ -122,7 +158,7 @@ class PeerLane:
         self.state = State.CLOSED
         return self._let_go(reason)
 
-    async def ready(self) -> OutboundLink:
+    async def ready(self) -> LaneLink:
         """The open connection, made if need be. Raises: TransportError."""
         if self.state is State.IDLE:
             self._become_connecting()
@@ -159,7 +195,7 @@ class PeerLane:
         self._settled = self._loop.create_future()
         self._task = self._loop.create_task(self._run())
 
-    def _become_open(self, link: OutboundLink) -> None:
+    def _become_open(self, link: LaneLink) -> None:
         self.state = State.OPEN
         self._link = link
         self._settle()
@@ -250,7 +286,7 @@ class PeerLane:
         error: Exception = TransportError("no address")
         owner = self.peer.owner
         for address in self.peer.addresses:
-            link = OutboundLink(self)
+            link = owner.make_link(self)
             try:
                 async with asyncio.timeout(owner.options.connect_timeout_s):
                     await link.open(address)

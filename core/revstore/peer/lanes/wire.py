@@ -16,12 +16,12 @@ from collections import deque
 from collections.abc import Iterable, Mapping
 from typing import Annotated, TypeVar
 
-import grpc
 import msgspec
 
+from revstore.api.errors import Code
 from revstore.errors import TransportError
 from revstore.interfaces.peers import Lane
-from revstore_grpcio.limits import (
+from revstore.peer.lanes.limits import (
     PEER_BATCH_BYTES_TARGET,
     PEER_BATCH_MESSAGES_MAX,
     PEER_FRAME_BYTES_MAX,
@@ -344,9 +344,7 @@ def _number(found: Mapping[str, str | bytes], name: str) -> int:
         raise ProtocolError(f"{name} is missing or no number") from None
 
 
-REFUSALS = frozenset(
-    {grpc.StatusCode.FAILED_PRECONDITION, grpc.StatusCode.PERMISSION_DENIED}
-)
+REFUSALS = frozenset({Code.FAILED_PRECONDITION, Code.PERMISSION_DENIED})
 """Statuses by which a member says that it does not want to talk to the caller."""
 
 
@@ -354,7 +352,7 @@ class RefusedError(TransportError):
     """The other member does not want to talk to this one."""
 
 
-def error_of(code: grpc.StatusCode, details: str | None) -> TransportError:
+def error_of(code: int, details: str | None) -> TransportError:
     """What a call that ended says about the other member. Raises: nothing."""
-    reason = details or code.name.lower()
+    reason = details or Code(code).name.lower()
     return RefusedError(reason) if code in REFUSALS else TransportError(reason)
