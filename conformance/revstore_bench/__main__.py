@@ -10,9 +10,10 @@ from pathlib import Path
 
 import msgspec
 
+from revstore_bench.cases import all_cases
 from revstore_bench.model import QUICK, STANDARD
 from revstore_bench.report import render
-from revstore_bench.run import all_cases, run
+from revstore_bench.run import run
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -5,20 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from revstore_bench import embedded, host, opening, serving
+from revstore_bench import host
 from revstore_bench.model import Case, Sample, Scale
 from revstore_bench.report import CaseReport, Report
 
 Say = Callable[[str], None]
-
-
-def all_cases(scale: Scale, directory: Path) -> list[Case]:
-    """Every case there is; making one costs next to nothing but its work list."""
-    return [
-        *embedded.cases(scale, directory),
-        *opening.cases(scale, directory),
-        *serving.cases(scale, directory),
-    ]
 
 
 def run(cases: Sequence[Case], scale: Scale, directory: Path, say: Say) -> Report:

@@ -5,7 +5,7 @@ Rules of this file:
 1. One load after the other: what a load needs runs only while it is measured. Within a
    load both servers take turns in going first.
 2. Every load checks what it is answered. One that fails has no figures, only a reason.
-3. Before the table stands the way of a request through our server, stage by stage.
+3. At the top stands the way of a request through our server, stage by stage.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from pathlib import Path
 
 import msgspec
 
+from revstore_bench.budget import BudgetCase
 from revstore_bench.grpc import TLS_LOADS, GrpcCase
 from revstore_bench.idle import QUICK_SIZE, STANDARD_SIZE, IdleCase
 from revstore_bench.model import QUICK, STANDARD, Case, Scale
@@ -38,6 +39,7 @@ def makers(scale: Scale, flags: Sequence[str]) -> dict[str, Make]:
     puts, ranges = (1000, 10) if quick else (5000, 40)
     size = QUICK_SIZE if quick else STANDARD_SIZE
     return {
+        "budget": lambda place: BudgetCase(scale, place, flags),
         "one": lambda place: GrpcCase(scale, place, flags, "one member"),
         "three": lambda place: TrioCase(scale, place, flags),
         "watch": lambda place: WatchingCase(scale, place, flags, 1000, 1000, puts),

@@ -10,10 +10,11 @@ import pytest
 
 from revstore_bench import big
 from revstore_bench.__main__ import main
+from revstore_bench.cases import all_cases
 from revstore_bench.load import LoadError
 from revstore_bench.model import TINY, Case, Row, Sample, Series, holds, series_of
 from revstore_bench.report import CaseReport, Report, render
-from revstore_bench.run import all_cases, run
+from revstore_bench.run import run
 from revstore_bench.serving import PUT_PATH, ServingCase, puts
 
 ETCD = "serve/etcd"
@@ -21,7 +22,7 @@ NAMES = [case.name for case in all_cases(TINY, Path("unused"))]
 
 
 def _marked(name: str) -> object:
-    child = name.startswith(("open/", "serve/"))
+    child = name.startswith(("open/", "serve/", "budget"))
     marks = [pytest.mark.slow] if child else []
     return pytest.param(name, marks=marks)
 
