@@ -171,7 +171,9 @@ def test_windows_of_zero() -> None:
 def test_answers_that_are_never_taken() -> None:
     """A finished answer without credit is dropped in time; one that moves is not, nor
     one that is not finished."""
-    wire = ServerWire(Limits(stall_timeout_s=100, keepalive_interval_s=0))
+    wire = ServerWire(
+        Limits(stall_timeout_s=100, tick_interval_s=inf, keepalive_interval_s=0)
+    )
     wire.feed(settings((Setting.INITIAL_WINDOW_SIZE, 10)))
     numbers = []
     for _ in range(2):
@@ -182,11 +184,12 @@ def test_answers_that_are_never_taken() -> None:
     stream = wire.start(STREAM)
     wire.connection.send(stream, bytes(100))
     wire.output()
-    wire.now = 50.0
+    assert wire.tick(5.0) == []
+    assert wire.connection.next_tick() == 105
     wire.feed(window(numbers[0], 10))
     wire.output()
-    assert wire.connection.next_tick() == 100
-    (event,) = wire.tick(100.0)
+    assert wire.tick(50.0) == []
+    (event,) = wire.tick(105.0)
     assert isinstance(event, StreamRefused)
     assert wire.resets() == {numbers[1]: ErrorCode.CANCEL}
     assert wire.connection.next_tick() == 150
@@ -425,6 +428,19 @@ def test_slow_frames(cut: int) -> None:
     wire.feed(sent[cut : cut + 1])
     (_, event) = wire.tick(start + 30)
     assert isinstance(event, ConnectionFailed)
+    assert wire.goaway().code == ErrorCode.ENHANCE_YOUR_CALM
+
+
+def test_a_shell_that_looks_only_when_it_is_asked_to() -> None:
+    """A frame that is never finished is found by ticks alone, a little late at most."""
+    wire = ServerWire(Limits(frame_timeout_s=30, tick_interval_s=15))
+    due = wire.connection.next_tick()
+    wire.now = 20.0
+    wire.feed(data(wire.start(STREAM), message(b"abc"))[:12])
+    while not wire.connection.over:
+        wire.tick(due)
+        assert due <= 20 + 30 + 15
+        due = wire.connection.next_tick()
     assert wire.goaway().code == ErrorCode.ENHANCE_YOUR_CALM
 
 

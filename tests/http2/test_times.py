@@ -79,7 +79,9 @@ def test_answers_of_the_short_way_forgive_pings() -> None:
 
 def test_a_silent_client_is_asked_and_then_given_up() -> None:
     """After the interval a ping; after the timeout without any input, the end."""
-    wire = ServerWire(Limits(keepalive_interval_s=60, keepalive_timeout_s=20))
+    wire = ServerWire(
+        Limits(keepalive_interval_s=60, keepalive_timeout_s=20, tick_interval_s=inf)
+    )
     wire.now = 100.0
     wire.start(STREAM)
     assert wire.connection.next_tick() == 160
@@ -102,9 +104,11 @@ def test_a_silent_client_is_asked_and_then_given_up() -> None:
 
 def test_no_keepalive_where_none_is_wanted() -> None:
     """An interval of 0 is never; without open calls a client may keep quiet."""
-    wire = ServerWire(Limits(keepalive_interval_s=0))
+    wire = ServerWire(Limits(keepalive_interval_s=0, tick_interval_s=inf))
     assert wire.connection.next_tick() == inf
-    client = ClientWire(Limits(keepalive_interval_s=10, keepalive_idle=False))
+    client = ClientWire(
+        Limits(keepalive_interval_s=10, keepalive_idle=False, tick_interval_s=inf)
+    )
     client.connection.tick(10.0)
     assert client.output() == b""
     assert client.connection.next_tick() == 20

@@ -92,6 +92,7 @@ class Connection(Control):
         """Since when a frame is unfinished."""
         self._block_since = 0.0
         self._begin_deadline = now + limits.preface_timeout_s
+        self._ticked = now
         self._ping_sent: float | None = None
         """When a keepalive ping was sent that nothing has followed yet."""
 
@@ -175,6 +176,7 @@ class Connection(Control):
     def tick(self, now: float) -> list[Event]:
         """Let time pass: keepalive and timeouts. Raises: nothing."""
         if not self.over:
+            self._ticked = now
             try:
                 self._check_times(now)
             except ConnectionFault as fault:
@@ -184,8 +186,8 @@ class Connection(Control):
     def next_tick(self) -> float:
         """When ``tick`` is due, in the time of ``now``; infinity for never.
 
-        It moves with every ``receive``; a shell that looks when its timer fires, and
-        sets it again to what is said then, is exact enough. Raises: nothing.
+        It is to be asked after each ``tick``, after ``drain`` and at the beginning; what
+        comes up in between waits for at most ``tick_interval_s``. Raises: nothing.
         """
         return inf if self.over else min(self._deadlines())
 
@@ -385,7 +387,7 @@ class Connection(Control):
 
     def _deadlines(self) -> Iterator[float]:
         limits = self.limits
-        yield inf
+        yield self._ticked + limits.tick_interval_s
         if not self._begun:
             yield self._begin_deadline
         if self._partial_since is not None:
@@ -395,7 +397,9 @@ class Connection(Control):
         if self._settings_deadline is not None:
             yield self._settings_deadline
         if self._finishing:
-            yield next(iter(self._finishing.values())) + limits.stall_timeout_s
+            since = next(iter(self._finishing.values()))
+            if since >= 0:
+                yield since + limits.stall_timeout_s
         if self._ping_sent is not None:
             yield self._ping_sent + limits.keepalive_timeout_s
         elif limits.keepalive_interval_s:
@@ -435,9 +439,14 @@ class Connection(Control):
 
     def _end_stalled(self, now: float) -> None:
         """Drop answers that are finished here and not taken there."""
+        finishing = self._finishing
+        for stream_id in reversed(finishing):
+            if finishing[stream_id] >= 0:
+                break
+            finishing[stream_id] = now
         oldest = now - self.limits.stall_timeout_s
-        while self._finishing:
-            stream_id, since = next(iter(self._finishing.items()))
+        while finishing:
+            stream_id, since = next(iter(finishing.items()))
             if since > oldest:
                 return
             stream = self._streams[stream_id]

@@ -71,6 +71,9 @@ class Limits(msgspec.Struct, frozen=True):
     faults_per_s: int = 10
     """Stream errors before the connection is given up."""
 
+    tick_interval_s: float = 15.0
+    """How often ``tick`` is asked for at least; what arises between two ticks is seen so
+    much too late at most."""
     preface_timeout_s: float = 10.0
     """From the start to the whole preface."""
     frame_timeout_s: float = 30.0

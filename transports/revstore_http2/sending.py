@@ -66,7 +66,8 @@ class Sending(ABC):
         self._reset_here: dict[int, None] = {}
         self._finishing: OrderedDict[int, float] = OrderedDict()
         """Streams that are over but for what waits in them, and since when nothing of
-        that has left; the longest first."""
+        that has left; the longest first. Commands know no time: what they put here is
+        -1 until the next tick."""
         self._now = now
         """When the newest input came."""
 
@@ -221,7 +222,7 @@ class Sending(ABC):
         stream.given = False
         self._unsay(stream.stream_id)
         if stream.queue:
-            self._finishing[stream.stream_id] = self._now
+            self._finishing[stream.stream_id] = -1.0
         else:
             self._send_end(stream)
 
@@ -280,7 +281,7 @@ class Sending(ABC):
         stream.queued -= size
         self.queued_bytes -= size
         if stream.stream_id in self._finishing:
-            self._finishing[stream.stream_id] = self._now
+            self._finishing[stream.stream_id] = -1.0
             self._finishing.move_to_end(stream.stream_id)
         if stream.congested and stream.queued < self.limits.stream_low_bytes:
             stream.congested = False
