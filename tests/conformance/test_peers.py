@@ -20,6 +20,7 @@ from revstore.plugin.manager import PluginManager
 from revstore_conformance import peers, peers_streams
 from revstore_conformance.peers import CHECKS, Check, Harness, name_of, run
 from revstore_conformance.peers_harness import DEFAULT_CLUSTER
+from revstore_grpc.transport import GrpcTransport
 from revstore_grpcio.transport import GrpcioTransport
 from revstore_tcp.transport import TcpTransport
 
@@ -71,6 +72,13 @@ class GrpcioHarness:
                     pass
 
 
+class GrpcHarness(GrpcioHarness):
+    """Loopback sockets, gRPC on our own machine."""
+
+    def transport(self) -> PeerTransport:
+        return GrpcTransport()
+
+
 class MemoryHarness:
     """One network in memory for each check."""
 
@@ -91,6 +99,7 @@ class MemoryHarness:
 HARNESSES: dict[str, Harness] = {
     "tcp": TcpHarness(),
     "grpcio": GrpcioHarness(),
+    "grpc": GrpcHarness(),
     "memory": MemoryHarness(),
 }
 
@@ -147,4 +156,4 @@ def test_no_transport_is_left_out() -> None:
         if plugins.find("transport", name).capabilities.peers
     }
     assert shipped <= set(HARNESSES)
-    assert {"tcp", "grpcio"} <= shipped
+    assert {"tcp", "grpc", "grpcio"} <= shipped

@@ -13,7 +13,7 @@ Rules of this file:
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from math import inf
 from typing import TYPE_CHECKING
 
@@ -50,10 +50,10 @@ _NOBODY = StreamHandler()
 class UnaryCall(Call):
     """One unary call; ``over`` once it is answered or given up."""
 
-    __slots__ = ("_cancelled", "_head", "_link", "expires", "id", "over")
+    __slots__ = ("_cancelled", "_head", "expires", "id", "link", "over")
 
     def __init__(self, link: ServerLink, stream_id: int, head: RequestHead) -> None:
-        self._link = link
+        self.link = link
         self._head = head
         self._cancelled = False
         self.id = stream_id
@@ -63,16 +63,16 @@ class UnaryCall(Call):
         once."""
 
     def metadata(self) -> Mapping[str, str]:
-        return self._link.metadata_of(self._head)
+        return self.link.metadata_of(self._head)
 
     def peer(self) -> str:
-        return self._link.peer_name
+        return self.link.peer_name
 
     def reply(self, message: bytes) -> None:
         if self.over:
             return
         self.over = True
-        link = self._link
+        link = self.link
         link.calls.pop(self.id, None)
         link.connection.reply(self.id, message)
         if not link.awake:
@@ -82,7 +82,7 @@ class UnaryCall(Call):
         if self.over:
             return
         self.over = True
-        link = self._link
+        link = self.link
         link.calls.pop(self.id, None)
         link.connection.fail(self.id, error.code, error.message)
         link.wake()
@@ -99,7 +99,7 @@ class UnaryCall(Call):
             self.fail(error)
         else:
             self.over = True
-            self._link.calls.pop(self.id, None)
+            self.link.calls.pop(self.id, None)
 
 
 class GrpcStream(Stream):
@@ -110,16 +110,16 @@ class GrpcStream(Stream):
         "_congested",
         "_head",
         "_held",
-        "_link",
         "_queued",
         "expires",
         "handler",
         "id",
+        "link",
         "over",
     )
 
     def __init__(self, link: ServerLink, stream_id: int, head: RequestHead) -> None:
-        self._link = link
+        self.link = link
         self._head = head
         self._cancelled = False
         self._congested = False
@@ -135,10 +135,10 @@ class GrpcStream(Stream):
         self.handler = StreamHandler()
 
     def metadata(self) -> Mapping[str, str]:
-        return self._link.metadata_of(self._head)
+        return self.link.metadata_of(self._head)
 
     def peer(self) -> str:
-        return self._link.peer_name
+        return self.link.peer_name
 
     def reply(self, message: bytes) -> None:
         self.send(message)
@@ -147,24 +147,30 @@ class GrpcStream(Stream):
     def send(self, message: bytes) -> None:
         if self.over:
             return
-        link = self._link
+        link = self.link
         self._queued = link.connection.send(self.id, message)
         if not link.awake:
             link.wake()
+
+    def send_head(self, pairs: Sequence[tuple[str, str]]) -> None:
+        """Send metadata before the first message. Raises: nothing."""
+        if not self.over:
+            self.link.connection.send_head(self.id, pairs)
+            self.link.wake()
 
     def finish(self) -> None:
         if not self.over:
             self._forget()
             self.part()
-            self._link.connection.finish(self.id)
-            self._link.wake()
+            self.link.connection.finish(self.id)
+            self.link.wake()
 
     def fail(self, error: ApiError) -> None:
         if not self.over:
             self._forget()
             self.part()
-            self._link.connection.fail(self.id, error.code, error.message)
-            self._link.wake()
+            self.link.connection.fail(self.id, error.code, error.message)
+            self.link.wake()
 
     def cancelled(self) -> bool:
         return self._cancelled
@@ -172,7 +178,7 @@ class GrpcStream(Stream):
     def writable(self) -> bool:
         if self._queued < STREAM_QUEUE_BYTES_FLOOR or self.over:
             return True
-        link = self._link
+        link = self.link
         queued = self._queued = link.connection.waiting(self.id)
         if queued < STREAM_QUEUE_BYTES_FLOOR or (
             queued < STREAM_QUEUE_BYTES_MAX
@@ -191,19 +197,19 @@ class GrpcStream(Stream):
         self.guard("on_message", message)
         if not self.over and not self._held and not self.writable():
             self._held = True
-            self._link.connection.hold(self.id)
+            self.link.connection.hold(self.id)
 
     def room(self) -> None:
         """What waits has become little. Raises: nothing."""
         if self.over:
             return
-        self._queued = self._link.connection.waiting(self.id)
+        self._queued = self.link.connection.waiting(self.id)
         if self._congested:
             self._congested = False
             self.guard("on_writable")
         if self._held and not self.over and self.writable():
             self._held = False
-            self._link.handle(self._link.connection.release(self.id))
+            self.link.handle(self.link.connection.release(self.id))
 
     def cancel(self, error: ApiError | None = None) -> None:
         """The stream is over for a reason outside the service. Raises: nothing."""
@@ -212,8 +218,8 @@ class GrpcStream(Stream):
         self._cancelled = True
         self._forget()
         if error is not None:
-            self._link.connection.fail(self.id, error.code, error.message)
-            self._link.wake()
+            self.link.connection.fail(self.id, error.code, error.message)
+            self.link.wake()
         self.guard("on_cancel")
         self.part()
 
@@ -227,7 +233,7 @@ class GrpcStream(Stream):
 
     def _forget(self) -> None:
         self.over = True
-        self._link.streams.pop(self.id, None)
+        self.link.streams.pop(self.id, None)
 
     def part(self) -> None:
         """Let go of the handler, which knows the stream: the cycle may hold much.

@@ -18,6 +18,7 @@ import asyncio
 import ssl
 from collections import deque
 from collections.abc import Mapping
+from typing import Protocol
 
 from revstore.api.errors import Code
 from revstore.errors import ApiError, Unavailable, UsageError
@@ -29,6 +30,7 @@ from revstore.interfaces.channel import (
     ChannelTls,
     NotSent,
 )
+from revstore.net.addresses import Address
 from revstore.net.tls import client_context
 from revstore_grpc.addresses import parse_url
 from revstore_grpc.calls import DEADLINE_PASSED
@@ -43,6 +45,8 @@ from revstore_http2.events import (
     Event,
     GoingAway,
     MessageReceived,
+    Pairs,
+    ResponseStarted,
     Writable,
 )
 from revstore_http2.limits import Limits
@@ -63,6 +67,26 @@ class _Unary:
         self.message = b""
 
 
+class ClientCall(Protocol):
+    """A call with any number of messages, as its connection sees it."""
+
+    def head(self, pairs: Pairs) -> None:
+        """The server takes the call; its metadata. Raises: nothing."""
+        ...
+
+    def take(self, message: bytes) -> None:
+        """A message came. Raises: nothing."""
+        ...
+
+    def room(self) -> None:
+        """More may be sent. Raises: nothing."""
+        ...
+
+    def end(self, error: ApiError | None) -> None:
+        """The call is over. Raises: nothing."""
+        ...
+
+
 class ClientLink(Link):
     """A client's connection and the calls that run on it."""
 
@@ -80,7 +104,7 @@ class ClientLink(Link):
         super().__init__(loop, self.connection)
         self.url = url
         self.unary: dict[int, _Unary] = {}
-        self.streams: dict[int, GrpcClientStream] = {}
+        self.streams: dict[int, ClientCall] = {}
         self.leaving = False
         """Whether the server takes no new calls on this connection."""
         self.reason = f"connection to {url} lost"
@@ -120,6 +144,32 @@ class ClientLink(Link):
             self.wake()
         return number
 
+    async def call(
+        self,
+        path: str,
+        message: bytes,
+        metadata: Mapping[str, str] = NO_METADATA,
+        timeout_s: float | None = None,
+    ) -> bytes:
+        """Make a unary call. Raises: NotSent, ApiError."""
+        number = self.start(path, message, metadata, timeout_s)
+        future: asyncio.Future[bytes] = self.loop.create_future()
+        self.unary[number] = _Unary(future)
+        timer = None
+        if timeout_s is not None:
+            timer = self.loop.call_later(timeout_s, self.expire, number)
+        try:
+            return await future
+        except asyncio.CancelledError:
+            if self.unary.pop(number, None) is not None:
+                self.give_up(number)
+            raise
+        finally:
+            # A future's exception knows this frame: without this, a cycle.
+            del future
+            if timer is not None:
+                timer.cancel()
+
     def give_up(self, number: int) -> None:
         """Nobody waits for a call any more. Raises: nothing."""
         self.connection.reset(number, ErrorCode.CANCEL)
@@ -156,6 +206,10 @@ class ClientLink(Link):
                 stream = self.streams.get(event.stream_id)
                 if stream is not None:
                     stream.take(event.message)
+            case ResponseStarted():
+                stream = self.streams.get(event.stream_id)
+                if stream is not None:
+                    stream.head(event.pairs)
             case CallEnded():
                 self._ended(event)
             case Writable():
@@ -270,6 +324,9 @@ class GrpcClientStream(ChannelStream):
 
     # From the connection.
 
+    def head(self, pairs: Pairs) -> None:
+        """The server takes the call. Raises: nothing."""
+
     def take(self, message: bytes) -> None:
         """A message came. Raises: nothing."""
         self._inbox.append(message)
@@ -359,23 +416,7 @@ class GrpcChannel(Channel):
                 except TimeoutError:
                     raise DEADLINE_PASSED.fresh() from None
                 timeout_s -= link.loop.time() - began
-        number = link.start(path, message, metadata, timeout_s)
-        future: asyncio.Future[bytes] = link.loop.create_future()
-        link.unary[number] = _Unary(future)
-        timer = None
-        if timeout_s is not None:
-            timer = link.loop.call_later(timeout_s, link.expire, number)
-        try:
-            return await future
-        except asyncio.CancelledError:
-            if link.unary.pop(number, None) is not None:
-                link.give_up(number)
-            raise
-        finally:
-            # A future's exception knows this frame: without this, a cycle.
-            del future
-            if timer is not None:
-                timer.cancel()
+        return await link.call(path, message, metadata, timeout_s)
 
     async def server_stream(
         self, path: str, message: bytes, metadata: Mapping[str, str] = NO_METADATA
@@ -435,42 +476,53 @@ class GrpcChannel(Channel):
             self._links.add(self._link)
 
     async def _connect(self) -> ClientLink:
-        loop = asyncio.get_running_loop()
         address = self._address
-        host = f"[{address.host}]" if ":" in address.host else address.host
-        authority = "localhost" if address.path else f"{host}:{address.port}"
-
-        def make() -> ClientLink:
-            scheme = "https" if address.tls else "http"
-            return ClientLink(loop, address.url, authority, scheme, self._limits)
-
         try:
             async with asyncio.timeout(self._connect_timeout_s):
-                if address.path:
-                    _, link = await loop.create_unix_connection(make, address.path)
-                else:
-                    _, link = await loop.create_connection(
-                        make,
-                        address.host,
-                        address.port,
-                        ssl=self._context(),
-                        server_hostname=self._server_hostname(),
-                        ssl_shutdown_timeout=CLOSE_S if address.tls else None,
-                    )
+                return await connect_link(
+                    address, self._limits, self._context(), self._server_name
+                )
         except (OSError, TimeoutError) as error:
             reason = str(error) or "no answer in time"
             raise NotSent(f"cannot connect to {address.url}: {reason}") from error
-        return link
 
     def _context(self) -> ssl.SSLContext | None:
         if not self._address.tls:
             return None
         return self._tls if self._tls is not None else client_context()
 
-    def _server_hostname(self) -> str | None:
-        if not self._address.tls:
-            return None
-        return self._server_name or self._address.host
+
+async def connect_link(
+    address: Address,
+    limits: Limits,
+    context: ssl.SSLContext | None,
+    server_name: str = "",
+) -> ClientLink:
+    """A connection to an address, ready for calls.
+
+    Raises:
+        OSError: nobody answers there, or TLS fails.
+    """
+    loop = asyncio.get_running_loop()
+    host = f"[{address.host}]" if ":" in address.host else address.host
+    authority = "localhost" if address.path else f"{host}:{address.port}"
+    scheme = "https" if address.tls else "http"
+
+    def make() -> ClientLink:
+        return ClientLink(loop, address.url, authority, scheme, limits)
+
+    if address.path:
+        _, link = await loop.create_unix_connection(make, address.path)
+        return link
+    _, link = await loop.create_connection(
+        make,
+        address.host,
+        address.port,
+        ssl=context if address.tls else None,
+        server_hostname=(server_name or address.host) if address.tls else None,
+        ssl_shutdown_timeout=CLOSE_S if address.tls else None,
+    )
+    return link
 
 
 def open_channel(url: str, options: ChannelOptions) -> GrpcChannel:

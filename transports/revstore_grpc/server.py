@@ -66,10 +66,11 @@ class Serving:
     """What all connections of one server share."""
 
     def __init__(
-        self, table: ServiceTable, options: ServeOptions, http: HttpRoutes
+        self, table: ServiceTable, limits: Limits, http: HttpRoutes | None
     ) -> None:
         self.http = http
-        self.limits = limits_of(options)
+        """What answers plain HTTP; without it another protocol ends its connection."""
+        self.limits = limits
         self.links: set[ServerLink] = set()
         self.draining = False
         self._services = services_of(table)
@@ -232,6 +233,24 @@ class ServerLink(Link):
 
     # For calls.
 
+    def certificate(self) -> Mapping[str, Any] | None:
+        """What the other side has proved itself with, None without TLS.
+
+        Raises: nothing.
+        """
+        assert self.transport is not None
+        found: Mapping[str, Any] | None = self.transport.get_extra_info("peercert")
+        return found
+
+    def host(self) -> str:
+        """The address that the connection comes from, empty if it has none.
+
+        Raises: nothing.
+        """
+        assert self.transport is not None
+        found = self.transport.get_extra_info("peername")
+        return str(found[0]).partition("%")[0] if isinstance(found, tuple) else ""
+
     def metadata_of(self, head: RequestHead) -> Mapping[str, str]:
         """What a service sees as metadata. Raises: nothing."""
         if not self._client_name:
@@ -297,6 +316,7 @@ class ServerLink(Link):
 
     def _http(self, request: HttpRequest) -> None:
         stream_id = request.stream_id
+        assert self.serving.http is not None, "asked for by the limits"
 
         def answer(status: int, headers: Mapping[str, str], body: bytes) -> None:
             self.connection.respond(stream_id, status, headers.items(), body)
@@ -308,6 +328,10 @@ class ServerLink(Link):
 
     def _other_protocol(self, data: bytes) -> None:
         assert self.transport is not None
+        if self.serving.http is None:
+            _log.warn("connection ended", peer=self.peer_name, reason="no HTTP/2")
+            self.close()
+            return
         self._http1 = Http1(self.loop, self.transport, self.serving.http)
         self._http1.receive(data)
 

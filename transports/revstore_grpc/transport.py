@@ -8,12 +8,14 @@ from collections.abc import Sequence
 from revstore.api.errors import STOPPED
 from revstore.errors import ConfigError
 from revstore.interfaces.channel import Channel, ChannelOptions
-from revstore.interfaces.transport import (
-    ClientServer,
-    ServeOptions,
-    ServiceTable,
-    Transport,
+from revstore.interfaces.peers import (
+    PeerHandler,
+    PeerOptions,
+    Peers,
+    PeerTls,
+    PeerTransport,
 )
+from revstore.interfaces.transport import ClientServer, ServeOptions, ServiceTable
 from revstore.net.listen import Listener
 from revstore.net.tls import server_context
 from revstore_grpc.addresses import parse_listen_url
@@ -21,7 +23,7 @@ from revstore_grpc.health import add_routes
 from revstore_grpc.http import HttpRoutes
 from revstore_grpc.limits import CLOSE_S
 from revstore_grpc.plugin import CAPABILITIES
-from revstore_grpc.server import ServerLink, Serving
+from revstore_grpc.server import ServerLink, Serving, limits_of
 
 ALPN = ("h2", "http/1.1")
 
@@ -63,8 +65,8 @@ class GrpcServer(ClientServer):
             await asyncio.wait(closed, timeout=2 * CLOSE_S)
 
 
-class GrpcTransport(Transport):
-    """See ``revstore.interfaces.transport`` for the contract.
+class GrpcTransport(PeerTransport):
+    """See ``revstore.interfaces.transport`` and ``peers`` for the contracts.
 
     ``http`` are the routes for plain HTTP on the same port; what is registered there
     before ``serve_clients`` is served beside /health and /version.
@@ -92,7 +94,7 @@ class GrpcTransport(Transport):
             context.set_alpn_protocols(ALPN)
         add_routes(self.http, table)
         loop = asyncio.get_running_loop()
-        serving = Serving(table, options, self.http)
+        serving = Serving(table, limits_of(options), self.http)
         listener = Listener()
         await listener.open(addresses, lambda: ServerLink(loop, serving), context)
         return GrpcServer(listener, serving)
@@ -101,3 +103,15 @@ class GrpcTransport(Transport):
         from revstore_grpc.client import open_channel
 
         return open_channel(url, options)
+
+    async def join(self, options: PeerOptions, handler: PeerHandler) -> Peers:
+        from revstore_grpc.peers import join
+
+        return await join(options, handler)
+
+    async def ask(
+        self, url: str, question: bytes, tls: PeerTls | None, timeout_s: float
+    ) -> bytes:
+        from revstore_grpc.peer_ask import ask
+
+        return await ask(url, question, tls, timeout_s)

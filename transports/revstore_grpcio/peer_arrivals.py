@@ -18,17 +18,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from functools import partial
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import grpc
 import grpc.aio
 
 from revstore import logs
 from revstore.api.errors import Code
-from revstore.peer.lanes.incoming import LaneIncomingStream
+from revstore.peer.lanes.content import Content, LaneContent, StreamContent
 from revstore.peer.lanes.limits import (
     PEER_END_GRACE_S,
-    PEER_META_BYTES_MAX,
     PEER_REASON_CHARS_MAX,
 )
 from revstore.peer.lanes.owner import Refusal
@@ -36,19 +35,10 @@ from revstore.peer.lanes.wire import (
     ASK_PATH,
     LANE_PATH,
     STREAM_PATH,
-    Finish,
     Hello,
-    Inbox,
     Metadata,
-    Open,
-    Part,
-    Ping,
-    Pong,
     ProtocolError,
-    encode,
-    read_chunk,
     read_hello,
-    read_lane,
     write_welcome,
 )
 from revstore_grpcio.calls import STATUS_OF_CODE
@@ -61,19 +51,6 @@ _log = logs.get(__name__)
 _GONE = "aborted by its sender, or the connection is lost"
 
 
-class _Content(Protocol):
-    """What is particular to one kind of call."""
-
-    def take(self, data: bytes) -> None:
-        """A frame came. Raises: ProtocolError."""
-
-    def next_frame(self) -> bytes | None:
-        """The next frame to send, None if there is none. Raises: nothing."""
-
-    def lost(self, reason: str) -> None:
-        """The call is over. Raises: nothing."""
-
-
 class Arrival:
     """One call that another member made and that was let in."""
 
@@ -83,7 +60,7 @@ class Arrival:
         self.link = hello.link
         self.streams: set[Arrival] = set()
         """Of a lane: the streams that live and end with it."""
-        self.content: _Content | None = None
+        self.content: Content | None = None
         self.end_with: Refusal | None = None
         """What the call ends with. Invariant: once set, nothing more is taken."""
         self._owner = owner
@@ -107,7 +84,7 @@ class Arrival:
             stream.end(code, reason)
         self.wake()
 
-    async def serve(self, content: _Content, welcome: Metadata) -> Refusal:
+    async def serve(self, content: Content, welcome: Metadata) -> Refusal:
         """Read and write until the call is over; returns what to end it with."""
         self.content = content
         reader: asyncio.Task[None] | None = None
@@ -126,7 +103,7 @@ class Arrival:
         assert self.end_with is not None
         return self.end_with
 
-    async def _write_out(self, content: _Content) -> None:
+    async def _write_out(self, content: Content) -> None:
         while True:
             frame = content.next_frame()
             if frame is not None:
@@ -137,7 +114,7 @@ class Arrival:
                 self._wait = self._owner.loop.create_future()
                 await self._wait
 
-    async def _read_in(self, content: _Content) -> None:
+    async def _read_in(self, content: Content) -> None:
         read = self._context.read
         try:
             while True:
@@ -160,90 +137,6 @@ class Arrival:
         if self.end_with is None:
             log_ended(self._context, reason)
             self.end(Code.INVALID_ARGUMENT, reason)
-
-
-class LaneContent:
-    """Messages of one lane from one member."""
-
-    def __init__(self, owner: GrpcioPeers, arrival: Arrival) -> None:
-        self._owner = owner
-        self._arrival = arrival
-        self._inbox = Inbox(owner.options.message_bytes_max)
-        self._pong: int | None = None
-
-    def take(self, data: bytes) -> None:
-        frame = read_lane(data)
-        if isinstance(frame, Ping):
-            self._pong = frame.number
-            self._arrival.wake()
-            return
-        arrival = self._arrival
-        for payload in self._inbox.payloads(frame):
-            if arrival.end_with is not None:
-                return
-            self._owner.deliver(arrival.sender, arrival.lane, payload)
-
-    def next_frame(self) -> bytes | None:
-        number, self._pong = self._pong, None
-        return None if number is None else encode(Pong(number))
-
-    def lost(self, reason: str) -> None:
-        pass
-
-
-class StreamContent:
-    """One stream of a member."""
-
-    def __init__(self, owner: GrpcioPeers, arrival: Arrival) -> None:
-        self._owner = owner
-        self._arrival = arrival
-        self._inbox = Inbox(owner.options.message_bytes_max)
-        self._stream: LaneIncomingStream | None = None
-
-    def take(self, data: bytes) -> None:
-        frame = read_chunk(data)
-        stream = self._stream
-        if stream is None:
-            self._open(frame)
-        elif isinstance(frame, Open):
-            raise ProtocolError("a stream was opened twice")
-        elif isinstance(frame, Finish):
-            if not self._inbox.idle:
-                raise ProtocolError("a stream ends before all parts of a chunk")
-            stream.take_finish(frame)
-        else:
-            if isinstance(frame, Part) and self._inbox.idle:
-                stream.check_credit()
-            for chunk in self._inbox.payloads(frame):
-                self._owner.count_received(self._arrival.sender, len(chunk))
-                stream.take(chunk)
-
-    def next_frame(self) -> bytes | None:
-        stream = self._stream
-        if stream is None:
-            return None
-        frame = stream.next_answer()
-        if frame is None and stream.over:
-            self._arrival.end(Code.ABORTED, "the stream has its answer")
-        return frame
-
-    def lost(self, reason: str) -> None:
-        if self._stream is not None and not self._stream.over:
-            self._stream.fail(reason)
-
-    def _open(self, frame: object) -> None:
-        if not isinstance(frame, Open):
-            raise ProtocolError("the first frame of a stream does not open it")
-        if len(frame.meta) > PEER_META_BYTES_MAX:
-            raise ProtocolError(f"{len(frame.meta)} bytes about a stream are too many")
-        self._stream = LaneIncomingStream(
-            self._arrival.sender,
-            frame.meta,
-            self._owner.options.stream_window_bytes,
-            self._arrival.wake,
-        )
-        self._arrival.wake()
-        self._owner.opened(self._stream)
 
 
 class PeerService(grpc.GenericRpcHandler):

@@ -1,0 +1,362 @@
+"""A connection that this member made to another: the call of its lane, and streams.
+
+Rules of this file:
+
+1. What waits for the socket stays in the lane's own queue, where it is bounded: frames
+   go to the machine only while it has room.
+2. Nothing counts before the right member has let the call in (``check_welcome``).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections.abc import Sequence
+
+from google_crc32c import extend as crc32c_extend
+
+from revstore import logs
+from revstore.errors import ApiError, TransportError
+from revstore.interfaces.peers import OutgoingStream
+from revstore.net.addresses import Address
+from revstore.net.tls import certificate_fits
+from revstore.peer.lanes.lane import PeerLane
+from revstore.peer.lanes.limits import PEER_CHUNK_COST_BYTES, PEER_FRAME_BYTES_MAX
+from revstore.peer.lanes.wire import (
+    LANE_PATH,
+    STREAM_PATH,
+    Accepted,
+    Credit,
+    Finish,
+    Hello,
+    Open,
+    Outbox,
+    ProtocolError,
+    Refused,
+    check_welcome,
+    encode,
+    error_of,
+    read_answer,
+    read_pong,
+    write_hello,
+)
+from revstore_grpc.client import ClientLink, connect_link
+from revstore_grpc.limits import CLOSE_S
+from revstore_http2.events import Pairs
+from revstore_http2.limits import Limits
+
+_log = logs.get(__name__)
+
+PEER_LIMITS = Limits(
+    message_bytes_max=PEER_FRAME_BYTES_MAX,
+    stream_high_bytes=512 * 1024,
+    stream_low_bytes=128 * 1024,
+    keepalive_interval_s=0.0,
+)
+"""Of a connection to another member; the lane itself probes it."""
+
+
+class PeerLink:
+    """See above; the ``LaneLink`` of this transport."""
+
+    def __init__(self, lane: PeerLane, context: ssl.SSLContext | None) -> None:
+        owner = lane.peer.owner
+        self.lane = lane
+        self.loop = owner.loop
+        self.link: ClientLink | None = None
+        self._context = context
+        self._hello_number = owner.next_link()
+        self._number = 0
+        self._congested = False
+        self._pumping = False
+        self._welcome: asyncio.Future[None] = owner.loop.create_future()
+        self._over: asyncio.Future[TransportError] = owner.loop.create_future()
+        self._streams: set[PeerOutgoingStream] = set()
+        self._closed = False
+
+    # For the lane.
+
+    async def open(self, address: Address) -> None:
+        """See ``LaneLink.open``."""
+        link = await connect_link(address, PEER_LIMITS, self._context)
+        self.link = link
+        if self._closed:
+            link.abort()
+            raise TransportError("given up")
+        self._check_names(address, link)
+        self._number = link.start(LANE_PATH, None, self.hello(), None)
+        link.streams[self._number] = self
+        await self._welcome
+
+    async def read_in(self) -> None:
+        """See ``LaneLink.read_in``."""
+        raise await asyncio.shield(self._over)
+
+    def wake(self) -> None:
+        """See ``LaneLink.wake``; what is sent in one turn leaves together."""
+        if not self._pumping:
+            self._pumping = True
+            self.loop.call_soon(self._pump)
+
+    def open_stream(self, meta: bytes) -> PeerOutgoingStream:
+        """See ``LaneLink.open_stream``."""
+        assert self.link is not None
+        number = self.link.start(STREAM_PATH, None, self.hello(), None)
+        found = PeerOutgoingStream(self, number, meta)
+        self.link.streams[number] = found
+        self._streams.add(found)
+        return found
+
+    def give_up(self, reason: str) -> None:
+        """See ``LaneLink.give_up``."""
+        self._end(TransportError(reason))
+
+    def close(self, reason: str) -> Sequence[asyncio.Task[None]]:
+        """See ``LaneLink.close``."""
+        if self._closed:
+            return ()
+        self._closed = True
+        for stream in tuple(self._streams):
+            stream.fail(f"connection lost: {reason}")
+        self._end(TransportError(reason))
+        link = self.link
+        if link is None:
+            return ()
+        link.streams.clear()
+        link.connection.close()
+        link.close()
+        closing = self.loop.create_task(_closed(link))
+        self.lane.peer.owner.keep(closing)
+        return (closing,)
+
+    # For the streams.
+
+    def forget(self, stream: PeerOutgoingStream, number: int) -> None:
+        """A stream is over on this end. Raises: nothing."""
+        self._streams.discard(stream)
+        link = self.link
+        if link is not None and link.streams.pop(number, None) is not None:
+            link.give_up(number)
+
+    def hello(self) -> dict[str, str]:
+        """Who calls whom, as metadata. Raises: nothing."""
+        options = self.lane.peer.owner.options
+        hello = Hello(
+            cluster_id=options.cluster_id,
+            sender=options.member_id,
+            to=self.lane.peer.member,
+            lane=self.lane.lane,
+            link=self._hello_number,
+        )
+        return dict(write_hello(hello))
+
+    def check(self, pairs: Pairs) -> None:
+        """Raises: ProtocolError: another member answered than was called."""
+        peer = self.lane.peer
+        check_welcome(dict(pairs), peer.owner.options.cluster_id, peer.member)
+
+    # From the connection: the call of the lane.
+
+    def head(self, pairs: Pairs) -> None:
+        """The member has let the call in. Raises: nothing."""
+        try:
+            self.check(pairs)
+        except ProtocolError as error:
+            self._end(error)
+        else:
+            if not self._welcome.done():
+                self._welcome.set_result(None)
+
+    def take(self, message: bytes) -> None:
+        """The answer to a probe came. Raises: nothing."""
+        try:
+            number = read_pong(message).number
+        except ProtocolError as error:
+            member = f"member {self.lane.peer.member:x}"
+            _log.warn("connection ended", peer=member, reason=str(error))
+            self._end(error)
+        else:
+            self.lane.answered(number)
+
+    def room(self) -> None:
+        """The machine has room again. Raises: nothing."""
+        self._congested = False
+        self.wake()
+
+    def end(self, error: ApiError | None) -> None:
+        """The call is over. Raises: nothing."""
+        if error is None:
+            self._end(TransportError("the member ended the connection"))
+        else:
+            self._end(error_of(error.code, error.message))
+
+    # Inside.
+
+    def _pump(self) -> None:
+        self._pumping = False
+        link = self.link
+        if link is None or self._closed or self._over.done():
+            return
+        connection, high = link.connection, PEER_LIMITS.stream_high_bytes
+        while not self._congested:
+            frame = self.lane.next_frame()
+            if frame is None:
+                break
+            self._congested = connection.send(self._number, frame) >= high
+        link.wake()
+
+    def _end(self, error: TransportError) -> None:
+        if not self._welcome.done():
+            self._welcome.set_exception(error)
+            # Nobody may be waiting for it any more.
+            self._welcome.exception()
+        if not self._over.done():
+            self._over.set_result(error)
+
+    def _check_names(self, address: Address, link: ClientLink) -> None:
+        tls = self.lane.peer.owner.options.tls
+        if tls is None or not address.tls or not tls.allowed_names:
+            return
+        assert link.transport is not None
+        found = link.transport.get_extra_info("peercert") or {}
+        if not certificate_fits(found, tls.allowed_names, ()):
+            raise TransportError(
+                f"the certificate of {address.url} has none of the allowed names"
+            )
+
+
+class PeerOutgoingStream(OutgoingStream):
+    """The writing end of a stream; a call of its own on the connection of its lane."""
+
+    def __init__(self, owner: PeerLink, number: int, meta: bytes) -> None:
+        self._owner = owner
+        self._number = number
+        self._member = owner.lane.peer.member
+        self._outbox = Outbox()
+        self._credit = 0
+        self._crc = 0
+        self._total = 0
+        self._finished = False
+        self._finish_sent = False
+        self._congested = False
+        self._room: asyncio.Future[None] | None = None
+        self._verdict: asyncio.Future[bytes] = owner.loop.create_future()
+        self._send(encode(Open(meta)))
+
+    async def write(self, chunk: bytes) -> None:
+        while not self._verdict.done() and self._credit <= 0:
+            self._room = self._owner.loop.create_future()
+            await self._room
+        self._check()
+        self._crc = crc32c_extend(self._crc, chunk)
+        self._total += len(chunk)
+        self._credit -= len(chunk) + PEER_CHUNK_COST_BYTES
+        self._outbox.add(chunk)
+        self._pump()
+
+    async def finish(self) -> bytes:
+        self._check()
+        self._finished = True
+        self._pump()
+        return await asyncio.shield(self._verdict)
+
+    def abort(self) -> None:
+        self.fail("aborted by this member")
+
+    def fail(self, reason: str) -> None:
+        """The stream is broken. Raises: nothing."""
+        if self._verdict.done():
+            return
+        text = f"stream to member {self._member:x}: {reason}"
+        self._verdict.set_exception(TransportError(text))
+        # A writer that never asks again has given up by itself.
+        self._verdict.exception()
+        self._end()
+
+    # From the connection.
+
+    def head(self, pairs: Pairs) -> None:
+        """The member has let the stream in. Raises: nothing."""
+        try:
+            self._owner.check(pairs)
+        except ProtocolError as error:
+            self.fail(str(error))
+
+    def take(self, message: bytes) -> None:
+        """The reader says something. Raises: nothing."""
+        try:
+            frame = read_answer(message)
+        except ProtocolError as error:
+            self.fail(str(error))
+            return
+        if isinstance(frame, Credit):
+            self._credit += frame.amount
+            if self._credit > 0:
+                _wake(self._room)
+        elif isinstance(frame, Refused):
+            self.fail(f"refused: {frame.reason}")
+        elif isinstance(frame, Accepted) and not self._verdict.done():
+            # Before the end it is no success either: the writer's next step fails.
+            self._verdict.set_result(frame.answer)
+            self._end()
+
+    def room(self) -> None:
+        """The machine has room again. Raises: nothing."""
+        self._congested = False
+        self._pump()
+
+    def end(self, error: ApiError | None) -> None:
+        """The call is over. Raises: nothing."""
+        if error is None:
+            self.fail("its reader ended it without an answer")
+        else:
+            self.fail(f"connection lost: {error_of(error.code, error.message)}")
+
+    # Inside.
+
+    def _pump(self) -> None:
+        while not self._congested and not self._verdict.done():
+            frame = self._outbox.next_frame()
+            if frame is None:
+                if self._finished and not self._finish_sent:
+                    self._finish_sent = True
+                    self._send(encode(Finish(self._crc, self._total)))
+                return
+            self._send(frame)
+
+    def _send(self, frame: bytes) -> None:
+        link = self._owner.link
+        if link is not None:
+            queued = link.connection.send(self._number, frame)
+            self._congested = queued >= PEER_LIMITS.stream_high_bytes
+            link.wake()
+
+    def _end(self) -> None:
+        self._outbox.clear()
+        _wake(self._room)
+        self._owner.forget(self, self._number)
+
+    def _check(self) -> None:
+        if self._finished:
+            raise TransportError(
+                f"stream to member {self._member:x} was finished already; open another"
+            )
+        if self._verdict.done():
+            error = self._verdict.exception()
+            if error is not None:
+                raise TransportError(str(error))
+            raise TransportError(
+                f"stream to member {self._member:x}: the reader ended it before its end"
+            )
+
+
+async def _closed(link: ClientLink) -> None:
+    await asyncio.wait([link.closed], timeout=CLOSE_S)
+    if not link.closed.done():
+        link.abort()
+        await asyncio.wait([link.closed], timeout=CLOSE_S)
+
+
+def _wake(waiter: asyncio.Future[None] | None) -> None:
+    if waiter is not None and not waiter.done():
+        waiter.set_result(None)
