@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 import rocksdict
@@ -56,6 +57,43 @@ def test_driver_snapshot_iterates_over_newest_data(tmp_path: Path) -> None:
     assert pinned.value() == b"old"
     del snapshot, pinned
     database.close()
+
+
+def test_many_reads_are_of_the_snapshot(store: RocksdbBackend) -> None:
+    """The engine's call for many keys reads the newest data; ours uses it only while
+    that is what the snapshot shows, a deleted and a new key included."""
+    keys = [b"%d" % number for number in range(8)]
+    write_pairs(store, "rows", [(key, b"old") for key in keys[:6]])
+    with store.snapshot() as snapshot:
+        expected = [b"old"] * 6 + [None, None]
+        assert snapshot.get_many("rows", keys) == expected
+        batch = WriteBatch()
+        batch.delete("rows", keys[0])
+        batch.put("rows", keys[1], b"new")
+        batch.put("rows", keys[7], b"new")
+        store.write(batch, Durability.ORDERED)
+        assert snapshot.get_many("rows", keys) == expected
+    with store.snapshot() as snapshot:
+        assert snapshot.get_many("rows", keys) == [
+            None,
+            b"new",
+            *[b"old"] * 4,
+            None,
+            b"new",
+        ]
+
+
+def test_a_failed_read_of_many_says_what_failed(store: RocksdbBackend) -> None:
+    """An error of the engine's call for many is met again by the reads one by one."""
+
+    def broken(_rows: object) -> None:
+        raise Exception("Corruption: block checksum mismatch")
+
+    keys = [b"%d" % number for number in range(8)]
+    write_pairs(store, "rows", [(key, b"value") for key in keys])
+    engine = Engine(store._db, get=broken)
+    with store.snapshot() as snapshot, mock.patch.object(store, "_db", engine):
+        assert snapshot.get_many("rows", keys) == [b"value"] * 8
 
 
 def damage(directory: Path) -> None:
