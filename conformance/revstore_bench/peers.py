@@ -30,7 +30,11 @@ from revstore.interfaces.peers import (
 )
 from revstore.plugin.manager import PluginManager
 
-TRANSPORTS = {"tcp": "tcp://127.0.0.1:0", "grpcio": "http://127.0.0.1:0"}
+TRANSPORTS = {
+    "tcp": "tcp://127.0.0.1:0",
+    "grpc": "http://127.0.0.1:0",
+    "grpcio": "http://127.0.0.1:0",
+}
 MESSAGE_BYTES = 200
 CHUNK_BYTES = 256 * 1024
 ON_THE_WAY_MAX = 2000

@@ -9,7 +9,7 @@ import pytest
 from revstore_bench.peers import Figures, main, measure, median_of, render
 
 
-@pytest.mark.parametrize("name", ["tcp", "grpcio"])
+@pytest.mark.parametrize("name", ["tcp", "grpc", "grpcio"])
 def test_figures(name: str) -> None:
     """A tiny run has every figure, all positive."""
     figures = asyncio.run(measure(name, 500, 1_000_000))

@@ -21,7 +21,7 @@ def refusal(member: MemberProcess) -> str:
     return member.run_log_text
 
 
-@pytest.mark.parametrize("between", ["tcp", "grpcio"])
+@pytest.mark.parametrize("between", ["tcp", "grpc", "grpcio"])
 def test_three_members_serve_together(tmp_path: Path, between: str) -> None:
     """A write at any member is read at any other; the backends may differ."""
     flags = [f"--peer-transport={between}"]

@@ -13,7 +13,13 @@ import grpc.aio
 import pytest
 
 from revstore.interfaces import peers as interface
-from revstore.interfaces.peers import Lane, PeerTransport
+from revstore.interfaces.peers import (
+    Lane,
+    PeerHandler,
+    PeerOptions,
+    Peers,
+    PeerTransport,
+)
 from revstore.peer.lanes.wire import LANE_PATH, Hello, write_hello
 from revstore.peer.memory import SCHEME, MemoryNetwork
 from revstore.plugin.manager import PluginManager
@@ -79,6 +85,26 @@ class GrpcHarness(GrpcioHarness):
         return GrpcTransport()
 
 
+class MixedTransport(GrpcTransport):
+    """Members with odd ids on grpcio, the others on our own machine."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._other = GrpcioTransport()
+
+    async def join(self, options: PeerOptions, handler: PeerHandler) -> Peers:
+        if options.member_id % 2:
+            return await self._other.join(options, handler)
+        return await super().join(options, handler)
+
+
+class MixedHarness(GrpcHarness):
+    """Two implementations of one protocol."""
+
+    def transport(self) -> PeerTransport:
+        return MixedTransport()
+
+
 class MemoryHarness:
     """One network in memory for each check."""
 
@@ -100,6 +126,7 @@ HARNESSES: dict[str, Harness] = {
     "tcp": TcpHarness(),
     "grpcio": GrpcioHarness(),
     "grpc": GrpcHarness(),
+    "mixed": MixedHarness(),
     "memory": MemoryHarness(),
 }
 

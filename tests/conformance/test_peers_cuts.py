@@ -12,7 +12,7 @@ from random import Random
 from urllib.parse import urlsplit
 
 import pytest
-from tests.conformance.test_peers import GrpcioHarness, TcpHarness
+from tests.conformance.test_peers import GrpcHarness, GrpcioHarness, TcpHarness
 
 from revstore.errors import TransportError
 from revstore.interfaces.peers import IncomingStream, Lane
@@ -25,7 +25,11 @@ from revstore_conformance.peers_harness import (
     run,
 )
 
-HARNESSES: dict[str, Harness] = {"tcp": TcpHarness(), "grpcio": GrpcioHarness()}
+HARNESSES: dict[str, Harness] = {
+    "tcp": TcpHarness(),
+    "grpcio": GrpcioHarness(),
+    "grpc": GrpcHarness(),
+}
 NUMBER = struct.Struct(">I")
 ROUNDS = 150
 STREAMS = 12

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 import grpc
 import grpc.aio
 
-from revstore.interfaces.peers import Lane
+from revstore.interfaces.peers import Lane, PeerTransport
 from revstore.peer.lanes.wire import (
     LANE_PATH,
     STREAM_PATH,
@@ -44,11 +44,14 @@ WELCOME = write_welcome(DEFAULT_CLUSTER, FAKE)
 class Loopback:
     """The harness of the conformance suite, for its members that take notes."""
 
-    def __init__(self, url: str = LOCAL) -> None:
+    def __init__(
+        self, url: str = LOCAL, transport: type[PeerTransport] = GrpcioTransport
+    ) -> None:
         self._url = url
+        self._transport = transport
 
-    def transport(self) -> GrpcioTransport:
-        return GrpcioTransport()
+    def transport(self) -> PeerTransport:
+        return self._transport()
 
     def url(self) -> str:
         return self._url
@@ -57,12 +60,16 @@ class Loopback:
         raise AssertionError("not used here")
 
 
-def run(test: Callable[[Cluster], Awaitable[None]], url: str = LOCAL) -> None:
+def run(
+    test: Callable[[Cluster], Awaitable[None]],
+    url: str = LOCAL,
+    transport: type[PeerTransport] = GrpcioTransport,
+) -> None:
     """Run a test on members of its own, with a bound on its time; the library has
     nothing to complain about."""
 
     async def whole() -> None:
-        cluster = Cluster(Loopback(url))
+        cluster = Cluster(Loopback(url, transport))
         try:
             await asyncio.wait_for(test(cluster), 3 * PATIENCE_S)
         finally:

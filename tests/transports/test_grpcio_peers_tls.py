@@ -14,7 +14,7 @@ from tests.transports.certificates import Authority
 from tests.transports.grpcio_support import run
 
 from revstore.errors import ConfigError, TransportError
-from revstore.interfaces.peers import PeerTls
+from revstore.interfaces.peers import PeerTls, PeerTransport
 from revstore.peer.lanes.wire import ASK_PATH
 from revstore_conformance.peers_harness import (
     PATIENCE_S,
@@ -23,8 +23,10 @@ from revstore_conformance.peers_harness import (
     captured_logs,
     said,
 )
+from revstore_grpc.transport import GrpcTransport
 from revstore_grpcio.addresses import parse_peer_url
 from revstore_grpcio.peer_tls import Calling, Names, host_of_caller
+from revstore_grpcio.transport import GrpcioTransport
 
 LOCAL_TLS = "https://127.0.0.1:0"
 
@@ -42,6 +44,13 @@ def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
     return found
 
 
+@pytest.fixture(params=[GrpcTransport, GrpcioTransport], ids=["grpc", "grpcio"])
+def transport(request: pytest.FixtureRequest) -> type[PeerTransport]:
+    """Each transport that connects members by gRPC."""
+    found: type[PeerTransport] = request.param
+    return found
+
+
 def tls_of(authority: Authority, name: str, *allowed: str, **changes: str) -> PeerTls:
     """TLS of a member with a certificate."""
     files = {
@@ -53,7 +62,7 @@ def tls_of(authority: Authority, name: str, *allowed: str, **changes: str) -> Pe
     return PeerTls(**files, allowed_names=allowed)
 
 
-def test_mutual_tls(authority: Authority) -> None:
+def test_mutual_tls(transport: type[PeerTransport], authority: Authority) -> None:
     """Members with certificates for their addresses talk over TLS, streams too."""
 
     async def check(cluster: Cluster) -> None:
@@ -71,11 +80,13 @@ def test_mutual_tls(authority: Authority) -> None:
         stream.accept()
         await finishing
 
-    run(check, LOCAL_TLS)
+    run(check, LOCAL_TLS, transport)
 
 
 @pytest.mark.parametrize("name", ["named", "both"])
-def test_allowed_names(authority: Authority, name: str) -> None:
+def test_allowed_names(
+    transport: type[PeerTransport], authority: Authority, name: str
+) -> None:
     """With an allow list the name counts and not the address; a name that is not on it
     is refused on either side."""
 
@@ -99,10 +110,12 @@ def test_allowed_names(authority: Authority, name: str) -> None:
         await cluster.reach(one, two)
         assert not stranger.messages
 
-    run(check, LOCAL_TLS)
+    run(check, LOCAL_TLS, transport)
 
 
-def test_a_certificate_for_another_address(authority: Authority) -> None:
+def test_a_certificate_for_another_address(
+    transport: type[PeerTransport], authority: Authority
+) -> None:
     """Without an allow list a certificate must be valid for the member's address."""
 
     async def check(cluster: Cluster) -> None:
@@ -120,10 +133,12 @@ def test_a_certificate_for_another_address(authority: Authority) -> None:
         assert not one.messages
         assert not stranger.messages
 
-    run(check, LOCAL_TLS)
+    run(check, LOCAL_TLS, transport)
 
 
-def test_a_caller_without_a_certificate(authority: Authority, tmp_path: Path) -> None:
+def test_a_caller_without_a_certificate(
+    transport: type[PeerTransport], authority: Authority, tmp_path: Path
+) -> None:
     """A caller that no trusted CA signed for gets nowhere, its log says why, and others
     stay."""
     foreign = Authority(tmp_path)
@@ -144,11 +159,11 @@ def test_a_caller_without_a_certificate(authority: Authority, tmp_path: Path) ->
         assert not one.messages
         assert not one.unreachable
 
-    run(check, LOCAL_TLS)
+    run(check, LOCAL_TLS, transport)
 
 
 def test_an_answerer_without_a_certificate(
-    authority: Authority, tmp_path: Path
+    transport: type[PeerTransport], authority: Authority, tmp_path: Path
 ) -> None:
     """Who answers with a certificate of another CA gets no message, with an allow list
     and without."""
@@ -167,10 +182,10 @@ def test_an_answerer_without_a_certificate(
                 )
         assert not stranger.messages
 
-    run(check, LOCAL_TLS)
+    run(check, LOCAL_TLS, transport)
 
 
-def test_a_plain_caller(authority: Authority) -> None:
+def test_a_plain_caller(transport: type[PeerTransport], authority: Authority) -> None:
     """Who calls without TLS where TLS is spoken gets nowhere."""
 
     async def check(cluster: Cluster) -> None:
@@ -182,7 +197,7 @@ def test_a_plain_caller(authority: Authority) -> None:
         assert not plain.peers.stats(1).connected
         assert not one.callbacks
 
-    run(check, LOCAL_TLS)
+    run(check, LOCAL_TLS, transport)
 
 
 def test_the_certificate_that_was_looked_at(authority: Authority) -> None:
@@ -210,7 +225,9 @@ def test_the_certificate_that_was_looked_at(authority: Authority) -> None:
     run(check, LOCAL_TLS)
 
 
-def test_a_caller_that_nobody_knows(authority: Authority) -> None:
+def test_a_caller_that_nobody_knows(
+    transport: type[PeerTransport], authority: Authority
+) -> None:
     """A caller whose certificate is valid for the address it calls from is let in,
     though its own addresses are not known yet; so is its question."""
 
@@ -223,7 +240,7 @@ def test_a_caller_that_nobody_knows(authority: Authority) -> None:
         await cluster.reach(one, two)
         assert await cluster.transport.ask(url, b"?", tls, PATIENCE_S) == b"2 heard ?"
 
-    run(check, LOCAL_TLS)
+    run(check, LOCAL_TLS, transport)
 
 
 @pytest.mark.parametrize(
@@ -246,7 +263,9 @@ def test_where_a_caller_is(peer: str, host: str) -> None:
     assert host_of_caller(Context()) == host
 
 
-def test_questions_over_tls(authority: Authority) -> None:
+def test_questions_over_tls(
+    transport: type[PeerTransport], authority: Authority
+) -> None:
     """P-15: whoever asks shows a certificate; one that does not fit gets no answer."""
 
     async def check(cluster: Cluster) -> None:
@@ -266,7 +285,7 @@ def test_questions_over_tls(authority: Authority) -> None:
         with pytest.raises(TransportError, match="name certificates"):
             await ask(url, b"who?", None, PATIENCE_S)
 
-    run(check, LOCAL_TLS)
+    run(check, LOCAL_TLS, transport)
 
 
 def test_bad_certificates(authority: Authority) -> None:
