@@ -297,6 +297,8 @@ class Checkers:
         self.state_machine = StateMachineSafety(violated)
         self.promises = Promises(violated)
         self.journal = Journal(world)
+        self.on_install: Callable[[str], None] = lambda member: None
+        """Hears that a member begins to install a snapshot."""
 
     def attach(self, view: MemberView, replica: Replica) -> None:
         """Watch a replica that was just opened."""
@@ -364,6 +366,7 @@ class Checkers:
             meta = persist.snapshot.meta
             view.terms = {meta.index: meta.term}
             self.world.figures["snapshots received"] += 1
+            self.on_install(view.name)
 
     def _watch_store(self, view: MemberView, replica: Replica) -> None:
         store, hub, snapshots = replica.store, replica.hub, replica.snapshots

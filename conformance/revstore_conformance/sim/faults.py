@@ -18,6 +18,7 @@ class Faults:
         """Begin."""
         profile, every = self._world.profile, self._world.every
         random = self._random
+        self._cluster.checkers.on_install = self._installs
         every(random, profile.crash_every_s, self._crash)
         every(random, profile.pause_every_s, self._pause)
         every(random, profile.partition_every_s, self._partition)
@@ -70,6 +71,14 @@ class Faults:
                 power = draw < 0.75
                 self._count("power cut" if power else "process killed")
                 node.crash(power)
+
+    def _installs(self, member: str) -> None:
+        """A power cut between the steps of an installation is rare by itself."""
+        node = next(node for node in self._cluster.nodes if node.name == member)
+        network, profile = self._cluster.network, self._world.profile
+        if network.chance(profile.cut_installing):
+            self._count("power cut armed for an installation")
+            node.disk.cut_in = self._random.randint(1, 12)
 
     def _pause(self) -> None:
         node = self._victim()

@@ -63,6 +63,8 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True):
     down_s: float = 1.5
     cut_again: float = 0.1
     """Chance that the power is cut again while a member starts, or soon after."""
+    cut_installing: float = 0.15
+    """Chance that the power is cut within a snapshot's installation, or soon after."""
     pause_every_s: float = 8.0
     pause_s: float = 2.5
     clock_skew: float = 0.05
@@ -99,6 +101,7 @@ STANDARD = Profile(name="standard")
 HARSH = Profile(
     name="harsh",
     loss=0.04,
+    cut_installing=0.3,
     duplicates=0.04,
     stray=0.05,
     stray_s=0.8,
@@ -135,6 +138,7 @@ CALM = Profile(
     slow_link_every_s=0.0,
     crash_every_s=0.0,
     cut_again=0.0,
+    cut_installing=0.0,
     pause_every_s=0.0,
     clock_skew=0.0,
     slow_disk_every_s=0.0,
