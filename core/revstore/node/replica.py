@@ -72,6 +72,9 @@ LOG = logs.get(__name__)
 APPLY_BATCH_MAX = 2_000
 """Entries applied before the loop gets a turn."""
 
+BATCH_ENOUGH = 64
+"""Proposals that do not wait for a sync to end."""
+
 APPLY_LAG_MAX = 5_000
 """Committed entries that may wait to be applied; beyond it requests are refused."""
 
@@ -214,9 +217,8 @@ class Replica(ReplicaFacts):
             if self._commit - self._applied > APPLY_LAG_MAX:
                 done(errors.TOO_MANY_REQUESTS)
                 return
-            if self._appended == self._durable or not self.log_wakes:
+            if self._gathered():
                 self.shell.request_pump()
-            # Else the log wakes the shell soon; what has come until then is one batch.
         queue.append(Proposal(tag, data, request, done, info))
 
     def read(self, done: Finished) -> None:
@@ -323,7 +325,7 @@ class Replica(ReplicaFacts):
         consensus = self.consensus
         while True:
             self._report_durable()
-            if self._queue:
+            if self._queue and self._gathered():
                 self._propose_queue()
             if self.reads.asked:
                 self.reads.confirm(self.clock.now() + self._timeout_s)
@@ -346,6 +348,16 @@ class Replica(ReplicaFacts):
             self.consensus.persisted(durable)
             while self._unsent and self._unsent[0][0] <= durable:
                 self._send(self._unsent.popleft()[1])
+
+    def _gathered(self) -> bool:
+        """Whether what waits is to be proposed now.
+
+        While the log syncs nothing would be gained: it wakes the shell soon, and what
+        has come until then is one batch, for followers too.
+        """
+        if self._appended == self._durable or not self.log_wakes:
+            return True
+        return len(self._queue) >= BATCH_ENOUGH
 
     def _propose_queue(self) -> None:
         batch, self._queue = self._queue, []
