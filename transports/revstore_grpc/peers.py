@@ -114,6 +114,8 @@ def limits_of(options: PeerOptions) -> Limits:
     """The bounds of each connection that another member makes."""
     return Limits(
         message_bytes_max=PEER_FRAME_BYTES_MAX,
+        frame_bytes_max=PEER_FRAME_BYTES_MAX,
+        stream_window_bytes=4 * PEER_FRAME_BYTES_MAX,
         streams_max=PEER_CALLS_MAX,
         preface_timeout_s=PEER_HANDSHAKE_TIMEOUT_S,
         # A caller that vanished without a word is found out, and its streams fail.
