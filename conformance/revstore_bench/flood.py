@@ -142,6 +142,8 @@ class Flood:
             raise LoadError("a flood runs once: its header tables have moved on")
         self._used = True
         lines, total = self._lines, len(self._lines)
+        if not total <= in_flight <= calls:
+            raise LoadError("each connection needs a call in flight")
         if len({len(one) for one in messages}) != 1:
             raise LoadError("all messages must have one length")
         each = calls // total

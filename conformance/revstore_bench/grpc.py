@@ -194,7 +194,7 @@ def flood(
     """Put one server under one load."""
     calls = scale.calls // SINGLES_SHARE if load.single else scale.calls
     flight = 1 if load.single else scale.in_flight
-    connections = 1 if load.single else CONNECTIONS
+    connections = min(flight, CONNECTIONS)
     client = Flood("127.0.0.1", target.port, connections, context)
     try:
         messages = requests(load.path, scale, number)
@@ -225,7 +225,8 @@ def fill(target: Target, scale: Scale, context: ssl.SSLContext | None = None) ->
         rpc_pb2.PutRequest(key=make_key(one), value=value).SerializeToString()
         for one in numbers
     ]
-    client = Flood("127.0.0.1", target.port, CONNECTIONS, context)
+    connections = min(scale.in_flight, CONNECTIONS)
+    client = Flood("127.0.0.1", target.port, connections, context)
     try:
         client.run(PUT_PATH, messages, len(messages), scale.in_flight)
     finally:
