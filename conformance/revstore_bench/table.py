@@ -35,7 +35,7 @@ RANGE_KEYS = 10_000
 
 def makers(scale: Scale, flags: Sequence[str]) -> dict[str, Make]:
     """How each case is made, in the order of the table."""
-    quick = scale is not STANDARD
+    quick = scale.name != STANDARD.name
     puts, ranges = (1000, 10) if quick else (5000, 40)
     size = QUICK_SIZE if quick else STANDARD_SIZE
     return {

@@ -35,6 +35,7 @@ from revstore_bench.load import (
     header_block,
 )
 from revstore_bench.secure import connect
+from revstore_http2.hpack import Decoder
 
 RECEIVE_BYTES = 1 << 20
 PADDED = 8
@@ -66,6 +67,8 @@ class Wire:
         self._received = 0
         self._parts: dict[int, bytearray] = {}
         """Of each stream the message that has not come as a whole yet."""
+        self._heads: list[tuple[int, bytes]] = []
+        """The header blocks so far, which only a failure makes somebody read."""
         self.room = 65_535
         """Bytes of messages that may be sent now on all streams together."""
         self.ended: list[int] = []
@@ -198,15 +201,26 @@ class Wire:
 
     def _over(self, stream: int) -> None:
         if stream not in self._single:
-            raise LoadError("the server ended a stream that was to stay")
+            raise LoadError(f"the server ended a stream: {self._told(stream)}")
         self._single.remove(stream)
         del self._owed[stream]
         if not self._taken.pop(stream):
-            raise LoadError("a call ended without an answer")
+            raise LoadError(f"a call failed: {self._told(stream)}")
         self.ended.append(stream)
 
+    def _told(self, stream: int) -> str:
+        """Why a call ended; the tables of header compression need all blocks before."""
+        decoder, why = Decoder(), "no reason"
+        for number, block in self._heads:
+            fields = dict(decoder.decode(block).pairs())
+            if number == stream and b"grpc-message" in fields:
+                why = fields[b"grpc-message"].decode()
+        return why
+
     def _control(self, kind: int, flags: int, stream: int, payload: bytes) -> None:
-        if kind == SETTINGS and not flags & ACK:
+        if kind == HEADERS:
+            self._heads.append((stream, payload))
+        elif kind == SETTINGS and not flags & ACK:
             self._socket.sendall(frame(SETTINGS, ACK, 0, b""))
         elif kind == PING and not flags & ACK:
             self._socket.sendall(frame(PING, ACK, 0, payload))
