@@ -1,4 +1,4 @@
-"""Checks of the contract of a write-ahead log, clause by clause (W-01 to W-12).
+"""Checks of the contract of a write-ahead log, clause by clause (W-01 to W-13).
 
 Each check is a function that takes a ``WalHarness`` and raises ``AssertionError`` if
 the clause in its name does not hold, or ``NotRun`` if the harness cannot do what the
@@ -441,6 +441,47 @@ def check_entries_keep_their_types_and_bytes(harness: WalHarness) -> None:
     assert all_of(wal) == entries
     assert wal.recovery().hard_state == HardState(big, big, big - 5)
     wal.close()
+
+
+def check_w13_appending_here_is_appending(harness: WalHarness) -> None:
+    """W-13: batches of both kinds become durable in order, each callback once, and a
+    ``sync`` leaves nothing behind; with the log's own thread and without."""
+    for threaded in (False, True):
+        harness.reset()
+        wal = harness.open(threaded=threaded)
+        told: list[int] = []
+        for index in range(1, 201):
+            append = wal.append if index % 3 else wal.append_here
+
+            def on_durable(
+                error: StorageError | None, index: int = index, told: list[int] = told
+            ) -> None:
+                assert error is None
+                told.append(index)
+
+            append(None, entries_of(index, 1, size=300), on_durable)
+            if index % 50 == 0:
+                wal.sync()
+                assert told == list(range(1, index + 1))
+        wal.close()
+        wal = harness.open()
+        assert all_of(wal) == entries_of(1, 200, size=300)
+        wal.close()
+
+
+def check_w13_a_failure_here_poisons(harness: WalHarness) -> None:
+    """W-13, W-08: a write that fails in the calling thread ends the log as any other."""
+    wal = harness.open(threaded=True)
+    wal.append_here(None, entries_of(1, 1))
+    wal.sync()
+    harness.fail_next("sync")
+    told: list[StorageError | None] = []
+    wal.append_here(None, entries_of(2, 1), told.append)
+    expect(StorageError, wal.sync)
+    assert len(told) == 1
+    assert isinstance(told[0], StorageError)
+    expect(PoisonedError, lambda: wal.append_here(None, entries_of(3, 1)))
+    expect(StorageError, wal.close)
 
 
 CHECKS: tuple[Check, ...] = tuple(

@@ -167,6 +167,40 @@ class SegmentWal(Wal):
         entries: Sequence[Entry],
         on_durable: OnDurable | None = None,
     ) -> None:
+        self._enqueue(hard_state, entries, on_durable)
+        if self._thread is not None and self._wake.locked():
+            self._wake.release()
+
+    def append_here(
+        self,
+        hard_state: HardState | None,
+        entries: Sequence[Entry],
+        on_durable: OnDurable | None = None,
+    ) -> None:
+        self._enqueue(hard_state, entries, on_durable)
+        if self._thread is None:
+            return
+        if not self._drain_lock.acquire(blocking=False):
+            # The thread writes, or prepares a file; it will look once more.
+            self._wake_thread()
+            return
+        try:
+            with self._lock:
+                items, self._queue = self._queue, []
+                self._busy = True
+            self._drain(items)
+            self._busy = False
+        finally:
+            self._drain_lock.release()
+        if self._writer.wants_ahead():
+            self._wake_thread()
+
+    def _enqueue(
+        self,
+        hard_state: HardState | None,
+        entries: Sequence[Entry],
+        on_durable: OnDurable | None,
+    ) -> None:
         self._check_usable()
         index = self._index
         replaces = False
@@ -200,8 +234,6 @@ class SegmentWal(Wal):
         else:
             with self._lock:
                 self._queue.append(item)
-        if self._thread is not None and self._wake.locked():
-            self._wake.release()
 
     def _is_promise(self, state: HardState) -> bool:
         """Whether a hard state says more than a new commit index.
@@ -259,17 +291,20 @@ class SegmentWal(Wal):
 
     def _run(self) -> None:
         while True:
-            with self._lock:
-                items, self._queue = self._queue, []
-                self._busy = bool(items)
-                closing = self._closing
+            with self._drain_lock:
+                with self._lock:
+                    items, self._queue = self._queue, []
+                    self._busy = bool(items)
+                    closing = self._closing
+                if items:
+                    self._drain(items)
+                if not closing:
+                    self._writer.prepare_ahead()
             if items:
-                self._drain(items)
-                self._writer.prepare_ahead()
-            elif closing:
+                continue
+            if closing:
                 return
-            else:
-                self._wake.acquire()
+            self._wake.acquire()
 
     def _drain(self, items: list[Item]) -> None:
         """Write ``items`` in their order and run their callbacks; never raises."""

@@ -107,12 +107,16 @@ class SegmentWriter:
         self.segment = segment
         self.offset = self.synced = len(head)
 
+    def wants_ahead(self) -> bool:
+        """Whether ``prepare_ahead`` would do something. Raises: nothing."""
+        return self._prepared is None and self.offset > self._prepare_from
+
     def prepare_ahead(self) -> None:
         """Prepare the next file once this one is half full; never raises.
 
         If that fails the cut, which needs it, tries and reports.
         """
-        if self._prepared is None and self.offset > self._prepare_from:
+        if self.wants_ahead():
             try:
                 self.prepare()
             except OSError:

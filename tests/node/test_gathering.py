@@ -23,7 +23,7 @@ def test_no_pump_is_asked_for_while_the_log_is_busy(
     shell.open(tmp_path)
     shell.settle()
     replica = shell.replica
-    replica.log_wakes = True
+    replica.appends.wakes = True
     with mock.patch.object(shell, "request_pump") as asked:
         first = shell.put(b"a")
         assert asked.call_count == 1

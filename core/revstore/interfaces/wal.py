@@ -20,6 +20,8 @@ W-09  ``purge_to(i)`` may free entries <= i, never one above; it keeps what reco
 W-10  ``metadata`` given at creation is returned unchanged at each open.
 W-11  Opening a log that is open elsewhere raises LockedError.
 W-12  Memory does not grow with the length of the log.
+W-13  ``append_here`` is ``append``; it may make the batch durable in the calling thread
+      and run the callback there before it returns.
 """
 
 from __future__ import annotations
@@ -90,6 +92,18 @@ class Wal(ABC):
             PoisonedError: an earlier write failed (W-08).
             InvariantViolation: the entries would leave a hole (W-05).
         """
+
+    def append_here(
+        self,
+        hard_state: HardState | None,
+        entries: Sequence[Entry],
+        on_durable: OnDurable | None = None,
+    ) -> None:
+        """Append, and write here rather than wake another thread for it (W-13).
+
+        For a caller that has nothing else to do meanwhile. Raises: as ``append``.
+        """
+        self.append(hard_state, entries, on_durable)
 
     @abstractmethod
     def sync(self) -> None:

@@ -103,7 +103,8 @@ class AsyncNode:
                 unix_time=time.time(),
                 joining=joining,
             )
-            node.replica.log_wakes = True
+            node.replica.appends.wakes = node.replica.appends.here = True
+            node.replica.members_changed()
         except BaseException:
             node._worker.shutdown()
             raise

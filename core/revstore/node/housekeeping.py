@@ -48,7 +48,7 @@ class Housekeeping:
         self._no_space_raised = False
         self._purged_to = replica.wal.recovery().snapshot.index
         self._marked_bytes = 0
-        """What ``Replica.log_bytes`` was at the last mark."""
+        """What ``Appends.bytes`` was at the last mark."""
         self._flushing_bytes = 0
         self._sync_soon = False
         self._auto: AutoCompactor | None = None
@@ -96,7 +96,7 @@ class Housekeeping:
             self._finish_waiting()
             return
         self._sync_soon = False
-        self._flushing_bytes = self._replica.log_bytes
+        self._flushing_bytes = self._replica.appends.bytes
         self._flushing = job
         self._replica.shell.run_in_thread(job.run, self._flushed)
 
@@ -138,7 +138,8 @@ class Housekeeping:
         entries = self._store.applied_index - self._purged_to
         return (
             entries >= settings.snapshot_count
-            or self._replica.log_bytes - self._marked_bytes >= settings.snapshot_bytes
+            or self._replica.appends.bytes - self._marked_bytes
+            >= settings.snapshot_bytes
         )
 
     def flush_at_close(self) -> None:

@@ -34,7 +34,7 @@ from revstore.apply.dispatch import StateMachine
 from revstore.auth.info import AuthInfo, Identity
 from revstore.auth.permissions import ROOT
 from revstore.auth.store import AuthStore
-from revstore.errors import ApiError, StorageError
+from revstore.errors import ApiError
 from revstore.interfaces.backend import Backend
 from revstore.interfaces.consensus import (
     Consensus,
@@ -50,6 +50,7 @@ from revstore.interfaces.ports import Clock
 from revstore.interfaces.wal import Wal
 from revstore.lease.lessor import Lessor
 from revstore.mvcc.store import Store
+from revstore.node.appends import Appends
 from revstore.node.corruption import Corruption
 from revstore.node.facts import ReplicaFacts
 from revstore.node.forwarding import Forwarding
@@ -133,8 +134,7 @@ class Replica(ReplicaFacts):
         )
         self.shell = shell
         self.clock: Clock = shell.clock
-        self.log_bytes = 0
-        """Bytes of entries appended to the log since it was opened."""
+        self.appends = Appends(parts.wal, shell)
         self.stopped = False
         self.failure: Exception | None = None
         self.role = Role.FOLLOWER
@@ -145,9 +145,7 @@ class Replica(ReplicaFacts):
         """Whether this member was removed from its cluster."""
         self.wall_now = wall_now
         """Seconds since 1970; only ids of new members depend on it."""
-        self.log_wakes = False
-        """Whether the log has a thread of its own, so that the shell is woken when a
-        batch is durable and need not be asked to pump while one is under way."""
+        self._alone = False
         self.send: Callable[[Sequence[Message]], None] | None = None
         """Where messages to other members go; set by whoever has peers. Those of type
         SNAP have no data: see ``Snapshots.open``."""
@@ -164,11 +162,7 @@ class Replica(ReplicaFacts):
         self._waiting = Proposals()
         self._to_apply: deque[Entry] = deque()
         self._unsent: deque[tuple[int, tuple[Message, ...]]] = deque()
-        self._appended = 0
-        """Sequence number of the newest batch handed to the log."""
-        self._durable = 0
         self._reported = 0
-        self._log_error: StorageError | None = None
         self._held: list[Persist] = []
         """What waits to be persisted until a snapshot is installed."""
         self._answers: list[tuple[Proposal, ApplyResult | ApiError]] = []
@@ -340,9 +334,7 @@ class Replica(ReplicaFacts):
             self._tell_idle()
 
     def _report_durable(self) -> None:
-        if self._log_error is not None:
-            raise self._log_error
-        durable = self._durable
+        durable = self.appends.durable()
         if durable > self._reported:
             self._reported = durable
             self.consensus.persisted(durable)
@@ -355,7 +347,7 @@ class Replica(ReplicaFacts):
         While the log syncs nothing would be gained: it wakes the shell soon, and what
         has come until then is one batch, for followers too.
         """
-        if self._appended == self._durable or not self.log_wakes:
+        if self.appends.idle or not self.appends.wakes:
             return True
         return len(self._queue) >= BATCH_ENOUGH
 
@@ -396,27 +388,12 @@ class Replica(ReplicaFacts):
             self._to_apply.extend(ready.committed)
             self._commit = ready.committed[-1].index
 
-    def _on_durable(self, sequence: int) -> Callable[[StorageError | None], None]:
-        def on_durable(error: StorageError | None) -> None:
-            if error is not None:
-                self._log_error = error
-            else:
-                self._durable = sequence
-            self.shell.wake()
-
-        return on_durable
-
     def _send(self, messages: Sequence[Message]) -> None:
         if messages and self.send is not None:
             self.send(messages)
 
     def _append(self, persist: Persist) -> None:
-        for entry in persist.entries:
-            self.log_bytes += len(entry.data)
-        self._appended = persist.sequence
-        self.wal.append(
-            persist.hard_state, persist.entries, self._on_durable(persist.sequence)
-        )
+        self.appends.add(persist, alone=self._alone and not self._queue)
 
     def _persist(self, persist: Persist) -> None:
         if self.installing:
@@ -574,7 +551,8 @@ class Replica(ReplicaFacts):
         return self.leadership.late(deadline - self._timeout_s)
 
     def members_changed(self) -> None:
-        """The applied membership is another one now."""
+        """The applied membership is another one now, or is looked at first."""
+        self._alone = len(self.cluster.members()) < 2
         if self.on_members is not None:
             self.on_members()
 
