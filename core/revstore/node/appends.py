@@ -20,8 +20,9 @@ from revstore.interfaces.wal import Wal
 from revstore.node.shell import Shell
 
 HERE_MAX_S = 0.002
-HERE_PAUSE_S = 1.0
-"""After a sync on the loop that took longer than the one, none for the other."""
+HERE_PAUSE = 20
+"""After a sync on the loop that took longer than that there is none for so many times
+what it took."""
 
 
 class Appends:
@@ -86,7 +87,7 @@ class Appends:
             self._here_thread = 0
         now = clock.now()
         if now - began > HERE_MAX_S:
-            self._not_here_until = now + HERE_PAUSE_S
+            self._not_here_until = now + HERE_PAUSE * (now - began)
 
     def _on_durable(self, sequence: int) -> Callable[[StorageError | None], None]:
         def on_durable(error: StorageError | None) -> None:
