@@ -216,7 +216,7 @@ def _try_mutants(seeds: list[int], jobs: int, steps: int | None) -> int:
     missed = []
     for one in MUTANTS:
         profile = choose_profile(one.profile, steps)
-        ordered = [*[seed for seed in one.seeds if seed in seeds], *seeds]
+        ordered = list(dict.fromkeys([*one.seeds, *seeds]))
         caught = None
         for outcome in outcomes(ordered, profile, jobs, one.name):
             if not outcome.ok:

@@ -89,6 +89,7 @@ LINK_MUTANTS: tuple[Mutant, ...] = (
         "leaving-forgotten",
         "Voters that leave are no peers any more when a joint phase begins.",
         _leaving_forgotten,
+        seeds=(7,),
     ),
     Mutant(
         "nobody-introduces-himself",
