@@ -103,7 +103,7 @@ class AsyncNode:
                 unix_time=time.time(),
                 joining=joining,
             )
-            node.replica.appends.wakes = node.replica.appends.here = True
+            node.replica.appends.wakes = True
             node.replica.members_changed()
         except BaseException:
             node._worker.shutdown()

@@ -245,6 +245,9 @@ async def serve(loaded: LoadedConfig) -> int:
         LOG.info("stopped before it served")
         return 0
     try:
+        # Behind grpcio requests come one by one even where many are under way, so none
+        # may hold up the loop with its sync.
+        node.replica.appends.here = config.transport != "grpcio"
         await _serve(node, listeners, stop)
     finally:
         await node.close()
