@@ -2,12 +2,12 @@
 
 A member of one serves 1000 puts, then 1000 linearizable gets in flight, twice over:
 
-1. Once with the processor time taken of everything that the event loop calls. That is
-   the time of all stages together, and what the loop, the log's thread and the threads
-   that write the backend take beside it.
+1. Once with the processor time taken of everything that the event loop calls, writing
+   apart from the rest. That is the time of all stages together, and what the loop, the
+   log's thread and the threads that write the backend take beside it.
 2. Once with each stage timed by the clock, less what the timing takes: some rounds, of
-   which the least counts for each stage. The stages have their shares of the time of
-   the first run from it.
+   which the least counts for each stage. The stages but for writing have their shares
+   of the time of the first run from it.
 
 So the stages add up to processor time that was really taken, and waiting for the
 interpreter's lock, which falls on whichever stage runs, changes shares only.
@@ -24,7 +24,7 @@ from pathlib import Path
 
 import msgspec
 
-from revstore_bench.budget_server import HANDLERS, PATH, STAGES, Taken
+from revstore_bench.budget_server import HANDLERS, PATH, STAGES, WRITE, Taken
 from revstore_bench.grpc import LOADS, ask, await_leader, fill, flood
 from revstore_bench.model import QUICK, STANDARD, Case, Row, Sample, Scale
 from revstore_bench.serving import Target, free_port
@@ -68,15 +68,17 @@ def measure(scale: Scale, directory: Path, flags: Sequence[str]) -> list[Budget]
     runs = {kind: _run(kind, scale, directory, flags) for kind in ("coarse", "fine")}
     found = []
     for name, (rate, calls, coarse) in runs["coarse"].items():
-        fine = runs["fine"][name][2].sections_us
-        handlers, known = coarse.sections_us[HANDLERS], sum(fine.values())
-        stages = {one: fine.get(one, 0.0) / known * handlers for one in STAGES}
+        fine = dict(runs["fine"][name][2].sections_us)
+        fine.pop(WRITE)
+        handlers, write = (coarse.sections_us[one] for one in (HANDLERS, WRITE))
+        part = handlers / sum(fine.values())
+        stages = {one: fine.get(one, 0.0) * part for one in STAGES} | {WRITE: write}
         found.append(
             Budget(
                 name,
                 rate,
                 {one: took / calls for one, took in stages.items()},
-                max(0.0, coarse.loop_us - handlers) / calls,
+                max(0.0, coarse.loop_us - handlers - write) / calls,
                 coarse.loop_system_us / calls,
                 coarse.log_us / calls,
                 coarse.flush_us / calls,

@@ -122,7 +122,8 @@ def thread_us(native_id: int) -> float:
 def patch_coarse(meter: Meter) -> None:
     """Time what the loop calls."""
     meter.patch(HANDLERS, ServerLink, "data_received")
-    meter.patch(HANDLERS, Link, "flush")
+    # A write wakes the client, which may take the core: only this clock tells them apart.
+    meter.patch(WRITE, Link, "flush")
     meter.patch(HANDLERS, AsyncNode, "_pump", "_awake", "_tick")
 
 
@@ -144,7 +145,7 @@ def patch_fine(meter: Meter, replica: Replica) -> None:
     meter.patch(ENCODE, kv.KvService, "_answer")
     meter.patch(ENCODE, kv, "reply_with")
     meter.patch(ENCODE, Headers, "with_revision")
-    meter.patch(FRAMES_OUT, ServerConnection, "reply", "output")
+    meter.patch(FRAMES_OUT, ServerConnection, "reply")
     meter.patch(WRITE, Link, "flush")
 
 
