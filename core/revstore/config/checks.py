@@ -168,7 +168,11 @@ def _check_tls(layers: Layers) -> None:
                 layers.origins[auth], f"{auth} needs {prefix}trusted-ca-file"
             )
         for name in listen:
-            secure = [url for url in values[name] if url.startswith(("https", "unixs", "tcps"))]
+            secure = [
+                url
+                for url in values[name]
+                if url.startswith(("https", "unixs", "tcps"))
+            ]
             if secure and not certificate:
                 layers.problem(
                     layers.origins[name],
