@@ -101,8 +101,13 @@ class Faults:
         leader = self._cluster.leader()
         if len(ids) < 2:
             return
-        if leader is not None and random.random() < 0.4:
+        if leader is not None and random.random() < 0.6:
             group = [leader.member_id]
+            if random.random() < 0.5:
+                # It believes in itself longest with some, but too few, on its side.
+                voters = leader.replica.consensus.status().conf_state.voters
+                others = [voter for voter in voters if voter != leader.member_id]
+                group += random.sample(others, max(0, (len(voters) - 1) // 2 - 1))
         else:
             group = random.sample(ids, random.randint(1, max(1, len(ids) // 2)))
         others = [id for id in ids if id not in group]
