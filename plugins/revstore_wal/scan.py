@@ -128,7 +128,7 @@ class Scanner:
         return offset
 
     def _read_first(self) -> int:
-        """Check the record that opens a file: the sum so far.
+        """Check the records that open a file: the sum so far, then metadata.
 
         A file gets its name when its head is durable, so a bad one is damage.
         """
@@ -136,8 +136,12 @@ class Scanner:
             frame = read_frame(self._data, 0, len(self._data), 0)
             if frame.kind != CRC:
                 raise BadFrame(0, frame.end, "the file does not open with a checksum")
+            # No sum covers a record's type, and metadata could be read as a marker.
+            second = read_frame(self._data, frame.end, len(self._data), frame.crc)
+            if second.kind != METADATA:
+                raise BadFrame(frame.end, 0, "no metadata behind the first checksum")
         except BadFrame as bad:
-            raise corrupt(self._path(), 0, bad.reason) from None
+            raise corrupt(self._path(), bad.offset, bad.reason) from None
         if self._crc is not None and frame.crc != self._crc:
             raise corrupt(self._path(), 0, "the file does not continue the one before")
         self._crc = frame.crc
