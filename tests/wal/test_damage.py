@@ -16,15 +16,17 @@ from revstore_wal.options import SegmentOptions
 
 DIRECTORY = Path("/wal")
 OPTIONS = SegmentOptions(segment_bytes=16384)
+HEAD_BYTES = 96
+"""Of each file: checksum, metadata, and some of what follows."""
 SIZES = (5, 300, 0, 900, 40, 700, 10, 1300, 64)
 
 
 class Written:
     """A log of one file: its bytes and, for each synced batch, end and entries."""
 
-    def __init__(self, metadata: bytes = b"member") -> None:
+    def __init__(self) -> None:
         self.files = SimulatedFiles()
-        wal = SegmentWal(DIRECTORY, metadata, False, OPTIONS, self.files)
+        wal = SegmentWal(DIRECTORY, b"member", False, OPTIONS, self.files)
         self.path = DIRECTORY / "0000000000000000-0000000000000000.wal"
         self.ends = [self.end()]
         self.counts = [0]
@@ -131,11 +133,23 @@ def test_each_flipped_byte_is_seen(written: Written, bits: int) -> None:
 
 
 def test_each_flipped_bit_of_a_head_is_seen() -> None:
-    """No sum covers a record's type: a member's metadata read as a snapshot marker put
-    the end of the log at the member's id (simulator, seed 439 of harsh)."""
-    written = Written(encode_metadata(0x9ABFE0585B9E963B, 0xDD9DD5FF7843A180))
-    for bit in range(8 * written.ends[0]):
-        content = bytearray(written.content)
-        content[bit // 8] ^= 1 << bit % 8
-        with pytest.raises(CorruptionError, match="nothing was cut"):
-            written.open(bytes(content))
+    """No sum covers a record's type: metadata of one of several files that was read as
+    a snapshot marker put the log's end at the member's id (seed 439 of harsh)."""
+    files, options = SimulatedFiles(), SegmentOptions(segment_bytes=2048)
+    metadata = encode_metadata(0x9ABFE0585B9E963B, 0xDD9DD5FF7843A180)
+    wal = SegmentWal(DIRECTORY, metadata, False, options, files)
+    for index in range(1, 5):
+        wal.append(HardState(1, 2, index - 1), [Entry(1, index, b"x" * 1500)])
+        wal.sync()
+    wal.close()
+    names = [name for name in files.listdir(DIRECTORY) if name.endswith(".wal")]
+    assert len(names) > 2
+    for path in sorted(DIRECTORY / name for name in names):
+        sound = files.content(path)
+        for bit in range(8 * HEAD_BYTES):
+            content = bytearray(sound)
+            content[bit // 8] ^= 1 << bit % 8
+            files.replace(path, bytes(content))
+            with pytest.raises(CorruptionError, match="nothing was cut"):
+                SegmentWal(DIRECTORY, b"", False, options, files)
+        files.replace(path, sound)

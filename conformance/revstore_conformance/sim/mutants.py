@@ -451,8 +451,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "one-answer-confirms",
         "Any one heartbeat answer, however old, confirms all reads.",
         _one_answer_confirms,
-        "harsh",
-        seeds=(18,),
+        seeds=(161,),
     ),
     Mutant(
         "dropped-reads-answered",
