@@ -105,6 +105,67 @@ class RocksdbSnapshot(Snapshot):
             return self._scan(_Scan(beyond, first, left), chunk, reverse=True)
         return self._scan(_Scan(first, beyond, left), chunk, reverse=False)
 
+    def scan_values(
+        self,
+        keyspace: str,
+        lo: bytes,
+        hi: bytes | None,
+        *,
+        limit: int = 0,
+        chunk: int = 1000,
+    ) -> Iterator[tuple[bytes, list[bytes]]]:
+        """See ``Snapshot.scan_values``."""
+        prefix = self._prefix(keyspace)
+        if hi is not None and lo >= hi:
+            return iter(())
+        beyond = bytes((prefix[0] + 1,)) if hi is None else prefix + hi
+        return self._scan_values(
+            _Scan(prefix + lo, beyond, limit or sys.maxsize), chunk
+        )
+
+    def _scan_values(
+        self, scan: _Scan, chunk: int
+    ) -> Iterator[tuple[bytes, list[bytes]]]:
+        while scan.left:
+            if self.closed_reason:
+                raise StorageError(self.closed_reason)
+            try:
+                last, block = self._read_values(scan, min(chunk, scan.left))
+            except Exception as exc:
+                raise self._explained("", exc) from exc
+            if not block:
+                return
+            scan.left -= len(block)
+            yield last[1:], block
+
+    def _read_values(self, scan: _Scan, rows_max: int) -> tuple[bytes, list[bytes]]:
+        cursor = self._cursor
+        if self._cursor_user is not scan:
+            cursor.seek(scan.at)
+            self._cursor_user = scan
+        key, value, step = cursor.key, cursor.value, cursor.next
+        stop = scan.stop
+        last = b""
+        block: list[bytes] = []
+        room = BLOCK_BYTES_MAX
+        for _ in range(rows_max):
+            row = key()
+            if row is None or row >= stop:
+                if row is None:
+                    cursor.status()
+                scan.at = stop
+                self._cursor_user = None
+                return last, block
+            last = row
+            held = value()
+            block.append(held)
+            step()
+            room -= len(held)
+            if room < 0:
+                break
+        scan.at = last + b"\0"
+        return last, block
+
     def _scan(self, scan: _Scan, chunk: int, *, reverse: bool) -> Iterator[list[Pair]]:
         read = self._read_reverse if reverse else self._read_forward
         while scan.left:

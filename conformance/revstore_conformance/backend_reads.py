@@ -69,6 +69,9 @@ def check_every_small_range(harness: BackendHarness) -> None:
                         cut = limit or None
                         found = read_all(snapshot, "alpha", lo, hi, limit=limit)
                         assert found == inside[:cut]
+                        lists = snapshot.scan_values("alpha", lo, hi, limit=limit)
+                        values = [value for _, one in lists for value in one]
+                        assert values == [value for _, value in inside[:cut]]
                         found = read_all(
                             snapshot, "alpha", lo, hi, limit=limit, reverse=True
                         )
@@ -86,6 +89,14 @@ def check_lists_of_a_scan(harness: BackendHarness) -> None:
                 lists = list(snapshot.scan("alpha", b"", b"001001", chunk=chunk))
                 assert all(0 < len(one) <= chunk for one in lists)
                 assert [pair for one in lists for pair in one] == rows[:1001]
+                values = snapshot.scan_values("alpha", b"", b"001001", chunk=chunk)
+                expected = [(one[-1][0], [value for _, value in one]) for one in lists]
+                assert [next(values) for _ in expected[:-1]] == expected[:-1]
+                other = snapshot.scan_values("alpha", b"002", None, limit=3)
+                assert list(other) == [
+                    (b"002002", [b"2000", b"2001", b"2002"]),
+                ]
+                assert list(values) == expected[-1:]
             forward = snapshot.scan("alpha", b"", None, chunk=10)
             backward = snapshot.scan("alpha", b"", None, chunk=7, reverse=True)
             merged: tuple[list[Pair], list[Pair]] = ([], [])

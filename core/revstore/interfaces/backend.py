@@ -163,6 +163,25 @@ class Snapshot(ABC):
             StorageError: as for ``get``.
         """
 
+    def scan_values(
+        self,
+        keyspace: str,
+        lo: bytes,
+        hi: bytes | None,
+        *,
+        limit: int = 0,
+        chunk: int = 1000,
+    ) -> Iterator[tuple[bytes, list[bytes]]]:
+        """What ``scan`` gives, without the keys: each list's last key, and its values.
+
+        An engine that makes a key and a pair for each row should override this.
+
+        Raises:
+            StorageError: as for ``get``.
+        """
+        for pairs in self.scan(keyspace, lo, hi, limit=limit, chunk=chunk):
+            yield pairs[-1][0], [value for _, value in pairs]
+
     def count(self, keyspace: str, lo: bytes, hi: bytes | None) -> int:
         """The number of keys with lo <= key < hi.
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from revstore.interfaces.backend import Pair, Snapshot
+from revstore.interfaces.backend import Snapshot
 from revstore.mvcc import history
 from revstore.mvcc.overlay import Overlay
 from revstore.mvcc.tables import CURRENT
@@ -105,15 +105,22 @@ class Layers:
         """
         if revision is not None and revision < self.base:
             return self._page_below_base(lo, hi, revision, limit, bytes_max)
-        if bytes_max or self._touched(lo, hi):
+        if self._touched(lo, hi):
             return self._page_merged(lo, hi, revision, limit, bytes_max)
         rows: list[bytes] = []
-        chunk = min(limit, _CHUNK) if limit else _CHUNK
-        pairs: list[Pair] = []
-        for pairs in self.snapshot.scan(CURRENT, lo, hi, limit=limit, chunk=chunk):
-            rows += [row for _, row in pairs]
+        size = 0
+        chunk = _BOUNDED_CHUNK if bytes_max else _CHUNK
+        chunk = min(limit or chunk, chunk)
+        last = lo
+        walk = self.snapshot.scan_values(CURRENT, lo, hi, limit=limit, chunk=chunk)
+        for last, found in walk:
+            rows += found
+            if bytes_max:
+                size += sum(map(len, found))
+                if size >= bytes_max:
+                    return rows, last + b"\x00"
         if limit and len(rows) == limit:
-            return rows, pairs[-1][0] + b"\x00"
+            return rows, last + b"\x00"
         return rows, None
 
     def count(self, lo: bytes, hi: bytes | None, revision: int | None) -> int:
