@@ -221,18 +221,3 @@ def test_closing_does_not_wait_for_the_other_side(
             await asyncio.gather(opening, return_exceptions=True)
 
     asyncio.run(run())
-
-
-@pytest.mark.slow
-def test_a_member_without_pyarrow_does_not_start(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """It could neither give nor take a snapshot, and is told so at once."""
-
-    async def run() -> None:
-        monkeypatch.setattr("revstore.snapshot.format.find_spec", lambda name: None)
-        async with pair(tmp_path) as members:
-            with pytest.raises(Exception, match=r"pip install 'revstore\[arrow\]'"):
-                await members.open("leader", "memory")
-
-    asyncio.run(run())
