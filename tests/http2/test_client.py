@@ -257,6 +257,7 @@ def test_a_call_that_the_shell_gives_up() -> None:
         (message(gzip.compress(bytes(1000)), 1), 13),
         (b"\0\0\0", None),
     ],
+    ids=["too long", "too long when unpacked", "cut off"],
 )
 def test_messages_that_are_wrong(content: bytes, code: int | None) -> None:
     """Bounds and forms of messages hold for answers, too."""
