@@ -98,20 +98,32 @@ class LeaderCompleteness:
 
     def __init__(self, violated: Violated) -> None:
         self._violated = violated
-        self.committed: dict[int, int] = {}
+        self._committed: dict[int, int] = {}
         """Term by index of every entry that was handed out as committed."""
-        self.newest = 0
+        self._committed_in: dict[int, int] = {}
+        """The term by whose end it was, as far as anybody showed. An entry of an old
+        term may be committed in a much later one; a leader of a term between the two,
+        frozen while it was elected, need not have it."""
+        self._newest = 0
         self.checked = 0
+
+    def hands_out(self, entries: Sequence[Entry], term: int) -> None:
+        """A member of a term says that entries are committed."""
+        for entry in entries:
+            index = entry.index
+            self._committed[index] = entry.term
+            self._committed_in[index] = min(term, self._committed_in.get(index, term))
+        self._newest = max(self._newest, entries[-1].index)
 
     def leads(self, member: str, replica: Replica, term: int) -> None:
         """A member leads a term."""
-        index = self.newest
-        while index > 0 and self.committed.get(index, 0) >= term:
+        index = self._newest
+        while index > 0 and self._committed_in.get(index, 0) >= term:
             index -= 1
         if index == 0 or index < replica.wal.first_index():
             return
         self.checked += 1
-        if replica.wal.term(index) != self.committed.get(index):
+        if replica.wal.term(index) != self._committed.get(index):
             text = f"{member} leads term {term} without the committed entry {index}"
             raise self._violated(self.name, text)
 
@@ -338,10 +350,7 @@ class Checkers:
                     self.commit_rule.committed(view, replica)
                 self.durable.committed(view, replica, got.committed[-1])
                 machine.committed(view, got.committed)
-                for entry in got.committed:
-                    completeness.committed[entry.index] = entry.term
-                newest = got.committed[-1].index
-                completeness.newest = max(completeness.newest, newest)
+                completeness.hands_out(got.committed, consensus.status().term)
             return got
 
         def watched_change(change: ConfChange) -> ConfState:
