@@ -57,13 +57,17 @@ def network(base: Profile, framing: str, seed: int = 1) -> Network:
     return Network(World(seed, msgspec.structs.replace(base, framings=(framing,))))
 
 
-@given(st.lists(st.binary(min_size=1, max_size=200_000), max_size=6), st.integers(0))
+@pytest.mark.parametrize("name", sorted(wires.FRAMINGS))
+@given(
+    payloads=st.lists(st.binary(min_size=1, max_size=200_000), max_size=6),
+    seed=st.integers(0),
+)
 @settings(max_examples=30, deadline=None)
 def test_payloads_come_back_from_pieces_of_any_size(
-    payloads: list[bytes], seed: int
+    name: str, payloads: list[bytes], seed: int
 ) -> None:
-    """The framing of tcp gives back what was put in, wherever its bytes are cut."""
-    random, framing = Random(seed), TcpFraming()
+    """Each framing gives back what was put in, wherever its bytes are cut."""
+    random, framing = Random(seed), wires.FRAMINGS[name]()
     found = []
     for payload in payloads:
         framing.add(payload)
@@ -71,7 +75,7 @@ def test_payloads_come_back_from_pieces_of_any_size(
         while data:
             size = random.randint(1, len(data))
             found += framing.feed(data[:size])
-            data = data[size:]
+            data = data[size:] or framing.take()
     assert found == payloads
 
 
@@ -96,10 +100,11 @@ def test_a_flipped_bit_never_becomes_a_payload(
     assert found == []
 
 
+@pytest.mark.parametrize("framing", sorted(wires.FRAMINGS))
 @pytest.mark.parametrize("seed", range(5))
-def test_a_connection_keeps_order_and_doubles_nothing(seed: int) -> None:
+def test_a_connection_keeps_order_and_doubles_nothing(seed: int, framing: str) -> None:
     """Under loss, breaks and stray bytes, what arrives of a lane is in order."""
-    links = network(HARSH, "tcp", seed)
+    links = network(HARSH, framing, seed)
     process = Process()
     links.join(2, process)
     link = links.link(1, 2, lambda: None)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from revstore_conformance.sim.profile import CALM, HARSH, SOLO, STANDARD
+from revstore_conformance.sim.profile import CALM, FRAMED, HARSH, SOLO, STANDARD
 from revstore_conformance.sim.run import Run
 
 SHORT = msgspec.structs.replace(
@@ -35,6 +35,16 @@ def test_no_seed_of_the_harsh_profile_violates_anything(seed: int) -> None:
     profile = msgspec.structs.replace(HARSH, fault_phase_s=20.0, operations_min=100)
     outcome = Run(seed, profile).run()
     assert outcome.ok, f"{outcome.checker}: {outcome.text}\n{replay(seed, 'harsh')}"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(3))
+def test_no_seed_of_the_framed_profile_violates_anything(seed: int) -> None:
+    """Every link is a connection in the bytes of a transport: tcp's, or gRPC's."""
+    profile = msgspec.structs.replace(FRAMED, fault_phase_s=20.0, operations_min=200)
+    outcome = Run(seed, profile).run()
+    assert outcome.ok, f"{outcome.checker}: {outcome.text}\n{replay(seed, 'framed')}"
+    assert outcome.figures["links with framing grpc"] > 0
 
 
 @pytest.mark.slow

@@ -246,7 +246,10 @@ class Connection:
             network.world.figures["fault: connection broken"] += 1
             self.end()
             return
-        for piece in self._cut(self._framing.take()):
+        data = self._framing.take()
+        if not data:
+            return
+        for piece in self._cut(data):
             self._due = max(
                 self._due, network.world.loop.now + network.delay(self._way)
             )
@@ -263,7 +266,8 @@ class Connection:
 
     def _damage(self, piece: bytes) -> bytes:
         network = self._network
-        if not network.chance(network.world.profile.flips):
+        flips = network.world.profile.flips
+        if not self._framing.notices_damage or not network.chance(flips):
             return piece
         network.world.figures["fault: bit flipped on a connection"] += 1
         # If the length of a frame is hit, the reader waits for what never comes.

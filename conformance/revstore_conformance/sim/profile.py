@@ -161,4 +161,7 @@ SOLO = Profile(
 )
 """One member without peers: crashes, pauses and disks are left."""
 
-PROFILES = {one.name: one for one in (STANDARD, HARSH, CALM, SOLO)}
+FRAMED = Profile(name="framed", framings=("tcp", "grpc"))
+"""The standard faults, every link a connection in a transport's own framing."""
+
+PROFILES = {one.name: one for one in (STANDARD, HARSH, CALM, SOLO, FRAMED)}
