@@ -74,9 +74,6 @@ class GrpcioPeers(LanePeers):
 
     # The contract.
 
-    def addresses(self) -> Sequence[str]:
-        return self._urls
-
     async def close(self) -> None:
         if self._closed:
             return

@@ -109,7 +109,9 @@ class InboundLink(Link):
 
     def _greet(self, kind: int, payload: bytes) -> None:
         if kind == RecordType.QUESTION:
-            answer = self._owner.answer(payload, self)
+            answer = self._owner.answer(payload, self._owner.misfit(self, ()))
+            if isinstance(answer, str):
+                raise ProtocolError(answer)
             self.add(record(RecordType.ANSWER, 0, answer))
             self.close()
             return

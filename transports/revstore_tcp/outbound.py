@@ -196,6 +196,11 @@ class PeerLane:
 
     # For the owner.
 
+    @property
+    def is_open(self) -> bool:
+        """Whether there is a connection. Raises: nothing."""
+        return self.state is State.OPEN
+
     def send(self, payload: bytes) -> bool:
         """Queue a message; False if it is over the bound or nobody can be reached."""
         state = self.state
@@ -242,12 +247,12 @@ class PeerLane:
         if wanted:
             self._become_connecting()
 
-    def close(self) -> Sequence[asyncio.Future[None]]:
+    def close(self, reason: str) -> Sequence[asyncio.Future[None]]:
         """Give everything up; what to wait for. Raises: nothing."""
         link = self.link
         self.state = State.CLOSED
         attempt = self._attempt
-        self._let_go("the member was removed")
+        self._let_go(reason)
         found: list[asyncio.Future[None]] = []
         if link is not None:
             found.append(link.closed)

@@ -113,6 +113,11 @@ class PeerLane:
 
     # For the owner.
 
+    @property
+    def is_open(self) -> bool:
+        """Whether there is a connection. Raises: nothing."""
+        return self.state is State.OPEN
+
     def send(self, payload: bytes) -> bool:
         """Queue a message; False if it is over the bound or nobody can be reached."""
         if self.state is State.IDLE:
