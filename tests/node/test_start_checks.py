@@ -12,8 +12,9 @@ from revstore.config import load_config, parse_flags
 from revstore.errors import CorruptionError
 from revstore.node.aio import AsyncNode
 from revstore.node.corruption import Corruption
-from revstore.node.server import _unused, member_settings
+from revstore.node.server import _grouped, _listeners, _unused, member_settings
 from revstore.node.settings import MemberSettings, PluginChoice
+from revstore.plugin.manager import PluginManager
 
 
 def settings(path: Path) -> MemberSettings:
@@ -71,3 +72,23 @@ def test_features_switch_the_checks() -> None:
     loaded = load_config(parse_flags(flags), {}, None)
     assert member_settings(loaded).lease_checkpoints
     assert "feature-gates: PriorityRequest has no effect" in _unused(loaded)
+
+
+@pytest.mark.parametrize(
+    ("transport", "urls", "grouped"),
+    [
+        ("grpc", "http://127.0.0.1:2379", True),
+        ("grpc", "http://127.0.0.1:2379,tcp://127.0.0.1:2381", True),
+        ("tcp", "tcp://127.0.0.1:2379", True),
+        ("grpcio", "http://127.0.0.1:2379", False),
+        ("grpcio", "http://127.0.0.1:2379,tcp://127.0.0.1:2381", False),
+    ],
+)
+def test_one_transport_that_does_not_group_calls_is_enough(
+    transport: str, urls: str, grouped: bool
+) -> None:
+    """The log is synced on the loop only where every transport groups its calls."""
+    flags = [f"--transport={transport}", f"--listen-client-urls={urls}"]
+    flags.append("--advertise-client-urls=http://127.0.0.1:2379")
+    loaded = load_config(parse_flags(flags))
+    assert _grouped(_listeners(loaded, PluginManager())) is grouped

@@ -8,7 +8,11 @@ from revstore.hookspecs import NoOptions, TransportPlugin, hookimpl
 from revstore.interfaces.transport import Transport, TransportCapabilities
 
 CAPABILITIES = TransportCapabilities(
-    clients=True, peers=True, tls=True, channel_schemes=("http", "https", "unix")
+    clients=True,
+    peers=True,
+    tls=True,
+    channel_schemes=("http", "https", "unix"),
+    groups_calls=True,
 )
 
 

@@ -8,7 +8,11 @@ from revstore.hookspecs import NoOptions, TransportPlugin, hookimpl
 from revstore.interfaces.transport import Transport, TransportCapabilities
 
 CAPABILITIES = TransportCapabilities(
-    clients=True, peers=True, tls=True, channel_schemes=("tcp", "tcps")
+    clients=True,
+    peers=True,
+    tls=True,
+    channel_schemes=("tcp", "tcps"),
+    groups_calls=True,
 )
 
 

@@ -126,6 +126,11 @@ class TransportCapabilities(msgspec.Struct, frozen=True):
     tls: bool = False
     channel_schemes: Sequence[str] = ()
     """Schemes of the URLs that ``open_channel`` can call."""
+    groups_calls: bool = False
+    """Calls that arrive together reach their services in one turn of the event loop.
+
+    So a call that comes alone has no other behind it, and the member may block the loop
+    for the sync of its log, which is cheaper than a change of threads."""
 
 
 class TlsOptions(msgspec.Struct, frozen=True):

@@ -245,9 +245,7 @@ async def serve(loaded: LoadedConfig) -> int:
         LOG.info("stopped before it served")
         return 0
     try:
-        # Behind grpcio requests come one by one even where many are under way, so none
-        # may hold up the loop with its sync.
-        node.replica.appends.here = config.transport != "grpcio"
+        node.replica.appends.here = _grouped(listeners)
         await _serve(node, listeners, stop)
     finally:
         await node.close()
@@ -279,6 +277,15 @@ def _listeners(
         made = plugins.make_transport("tcp", {})
         found.append((made, msgspec.structs.replace(options, urls=rest)))
     return found
+
+
+def _grouped(listeners: list[tuple[Transport, ServeOptions]]) -> bool:
+    """Whether a call that comes alone has no other behind it, wherever it comes from.
+
+    Where calls that are under way together come one by one, as behind grpcio, none of
+    them may hold up the loop with its sync.
+    """
+    return all(made.capabilities.groups_calls for made, _ in listeners)
 
 
 async def _opened(
