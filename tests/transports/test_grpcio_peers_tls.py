@@ -15,6 +15,7 @@ from tests.transports.grpcio_support import run
 
 from revstore.errors import ConfigError, TransportError
 from revstore.interfaces.peers import PeerTls, PeerTransport
+from revstore.net.tls import certificate_fits
 from revstore.peer.lanes.wire import ASK_PATH
 from revstore_conformance.peers_harness import (
     PATIENCE_S,
@@ -25,7 +26,11 @@ from revstore_conformance.peers_harness import (
 )
 from revstore_grpc.transport import GrpcTransport
 from revstore_grpcio.addresses import parse_peer_url
-from revstore_grpcio.peer_tls import Calling, Names, host_of_caller
+from revstore_grpcio.peer_tls import (
+    Calling,
+    certificate_of_caller,
+    host_of_caller,
+)
 from revstore_grpcio.transport import GrpcioTransport
 
 LOCAL_TLS = "https://127.0.0.1:0"
@@ -323,7 +328,18 @@ def test_certificates_and_addresses(
     names: list[str], allowed: list[str], hosts: list[str], fits: bool
 ) -> None:
     """Alternative names are compared with addresses, all names with the allow list."""
-    assert Names(["member"], names).fit(allowed, hosts) is fits
+
+    class Context:
+        def auth_context(self) -> dict[str, list[bytes]]:
+            return {
+                "x509_pem_cert": [b"PEM"],
+                "x509_common_name": [b"member"],
+                "x509_subject_alternative_name": [name.encode() for name in names],
+            }
+
+    certificate = certificate_of_caller(Context())
+    assert certificate is not None
+    assert certificate_fits(certificate, allowed, hosts) is fits
 
 
 def test_no_certificates() -> None:

@@ -10,7 +10,7 @@ from revstore.errors import ConfigError
 from revstore.interfaces.peers import PeerHandler, PeerOptions
 from revstore.net.addresses import Address
 from revstore.net.listen import Listener
-from revstore.net.tls import certificate_fits, peer_contexts
+from revstore.net.tls import misfit, peer_contexts
 from revstore.peer.lanes.lane import PeerLane
 from revstore.peer.lanes.limits import (
     PEER_CALLS_MAX,
@@ -101,13 +101,7 @@ class GrpcPeers(LanePeers):
 
         Raises: nothing.
         """
-        tls, found = self.options.tls, link.certificate()
-        if tls is None or found is None:
-            return ""
-        if certificate_fits(found, tls.allowed_names, (*hosts, link.host())):
-            return ""
-        what = "an allowed name" if tls.allowed_names else "its address"
-        return f"the certificate is not valid for {what}"
+        return misfit(self.options.tls, link.certificate(), (*hosts, link.host()))
 
 
 def limits_of(options: PeerOptions) -> Limits:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import grpc
@@ -23,6 +22,7 @@ from revstore.interfaces.channel import (
     ChannelTls,
     NotSent,
 )
+from revstore.net.tls import read_pem
 
 CONNECT_TIMEOUT_S = 5.0
 RECONNECT_MIN_MS = 100
@@ -241,10 +241,4 @@ def _credentials(tls: ChannelTls) -> grpc.ChannelCredentials:
 
 
 def _read(what: str, path: str) -> bytes | None:
-    if not path:
-        return None
-    try:
-        return Path(path).read_bytes()
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise ConfigError(f"cannot read the {what} {path!r}: {reason}") from error
+    return read_pem(what, path) if path else None

@@ -6,49 +6,33 @@ The library checks certificates, with two gaps that are filled here:
    else. So a member with an allow list looks at the other's certificate first, by a
    connection of its own, checks chain and names, and then tells the library to trust
    that very certificate and nothing else.
-2. Of who calls, only the chain is checked; the names are looked at in ``fits``.
+2. Of who calls, only the chain is checked; the names are looked at by
+   ``revstore.net.tls.misfit``.
 """
 
 from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from ipaddress import ip_address
-from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
 import grpc
-import msgspec
 
 from revstore.errors import ConfigError, TransportError
 from revstore.interfaces.peers import PeerTls
 from revstore.interfaces.transport import TlsOptions
-from revstore.net.tls import CertificateFiles, load_pair
+from revstore.net.tls import (
+    CertificateFiles,
+    certificate_fits,
+    client_context,
+    load_pair,
+    names_of,
+    read_pem,
+)
 from revstore_grpcio.addresses import PeerAddress
-from revstore_grpcio.tls import server_credentials
-
-
-class Names(msgspec.Struct, frozen=True):
-    """What a certificate says about its owner."""
-
-    common: Sequence[str] = ()
-    alternative: Sequence[str] = ()
-
-    def fit(self, allowed: Sequence[str], hosts: Iterable[str]) -> bool:
-        """Whether a member may show this certificate.
-
-        With ``allowed`` names, one of them must be in it. Else an alternative name must
-        be one of ``hosts``, the places where the member is known to be.
-        Raises: nothing.
-        """
-        if allowed:
-            return not set(allowed).isdisjoint((*self.common, *self.alternative))
-        wanted = {_canonical(host) for host in hosts}
-        found = [_canonical(name) for name in self.alternative]
-        return any(name in wanted or _wildcard(name, wanted) for name in found)
 
 
 class Calling:
@@ -60,14 +44,12 @@ class Calling:
             raise ConfigError(
                 "members prove themselves by certificates; name the trusted CA file"
             )
-        # Answering has the same files, and its check names the one that is wrong.
-        server_credentials(answering_options(options))
+        self._context = client_context(options.trusted_ca_file)
+        load_pair(self._context, options.cert_file, options.key_file)
         self._allowed = tuple(options.allowed_names)
-        self._certificate = Path(options.cert_file).read_bytes()
-        self._key = Path(options.key_file).read_bytes()
-        self._authority = Path(options.trusted_ca_file).read_bytes()
-        self._context = ssl.create_default_context(cafile=options.trusted_ca_file)
-        self._context.load_cert_chain(options.cert_file, options.key_file)
+        self._certificate = read_pem("certificate file", options.cert_file)
+        self._key = read_pem("key file", options.key_file)
+        self._authority = read_pem("trusted CA file", options.trusted_ca_file)
         self._context.check_hostname = False
         self._context.set_alpn_protocols(["h2"])
         self._files = CertificateFiles(options.cert_file, options.key_file)
@@ -77,10 +59,10 @@ class Calling:
         files = self._files
         if not files.replaced():
             return
-        with suppress(ConfigError, OSError):  # Replaced again between two looks.
+        with suppress(ConfigError):  # Replaced again between two looks.
             load_pair(self._context, files.cert_file, files.key_file)
-            certificate = Path(files.cert_file).read_bytes()
-            self._key = Path(files.key_file).read_bytes()
+            certificate = read_pem("certificate file", files.cert_file)
+            self._key = read_pem("key file", files.key_file)
             self._certificate = certificate
 
     async def credentials(
@@ -96,7 +78,7 @@ class Calling:
         if not self._allowed:
             return self._trusting(self._authority), ""
         found, certificate = await self._look(address)
-        if not names_of(found).fit(self._allowed, ()):
+        if not certificate_fits(found, self._allowed, ()):
             raise TransportError(
                 f"the certificate of {address.url} has none of the allowed names"
             )
@@ -128,35 +110,28 @@ def answering_options(options: PeerTls) -> TlsOptions:
     )
 
 
-def names_of(certificate: Mapping[str, Any]) -> Names:
-    """The names in a certificate as the ssl module gives it. Raises: nothing."""
-    common = [
-        str(value)
-        for part in certificate.get("subject", ())
-        for key, value in part
-        if key == "commonName"
-    ]
-    alternative = [str(value) for _, value in certificate.get("subjectAltName", ())]
-    return Names(common, alternative)
-
-
 def _checkable_name(certificate: Mapping[str, Any]) -> str:
     """A name for which the library will find the certificate valid."""
     for kind, value in certificate.get("subjectAltName", ()):
         if kind in ("DNS", "IP Address"):
             return str(value).replace("*.", "any.", 1)
-    return next(iter(names_of(certificate).common), "")
+    return next(names_of(certificate), "")
 
 
-def names_of_caller(context: Any) -> Names | None:
-    """The names in the certificate of a call, None without TLS. Raises: nothing."""
+def certificate_of_caller(context: Any) -> Mapping[str, Any] | None:
+    """The certificate of a call as the ssl module would give it, None without TLS.
+
+    The library does not say of which kind an alternative name is. Raises: nothing.
+    """
     found = context.auth_context()
     if "x509_pem_cert" not in found:
         return None
-    return Names(
-        _texts(found.get("x509_common_name", ())),
-        _texts(found.get("x509_subject_alternative_name", ())),
-    )
+    common = _texts(found.get("x509_common_name", ()))
+    alternative = _texts(found.get("x509_subject_alternative_name", ()))
+    return {
+        "subject": [[("commonName", name)] for name in common],
+        "subjectAltName": [("", name) for name in alternative],
+    }
 
 
 def host_of_caller(context: Any) -> str:
@@ -169,16 +144,3 @@ def host_of_caller(context: Any) -> str:
 
 def _texts(values: Iterable[bytes]) -> list[str]:
     return [value.decode("utf-8", "replace") for value in values]
-
-
-def _canonical(host: str) -> str:
-    try:
-        return str(ip_address(host.strip()))
-    except ValueError:
-        return host.lower().rstrip(".")
-
-
-def _wildcard(name: str, hosts: set[str]) -> bool:
-    if not name.startswith("*."):
-        return False
-    return any(host.partition(".")[2] == name[2:] for host in hosts)

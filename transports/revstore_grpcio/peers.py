@@ -11,6 +11,7 @@ import grpc.aio
 
 from revstore.errors import ConfigError
 from revstore.interfaces.peers import PeerHandler, PeerOptions
+from revstore.net.tls import misfit
 from revstore.peer.lanes.lane import PeerLane
 from revstore.peer.lanes.limits import (
     PEER_CALLS_MAX,
@@ -28,8 +29,8 @@ from revstore_grpcio.peer_link import OutboundLink
 from revstore_grpcio.peer_tls import (
     Calling,
     answering_options,
+    certificate_of_caller,
     host_of_caller,
-    names_of_caller,
 )
 from revstore_grpcio.tls import server_credentials
 
@@ -105,13 +106,8 @@ class GrpcioPeers(LanePeers):
 
         Raises: nothing.
         """
-        tls, names = self.options.tls, names_of_caller(context)
-        if tls is None or names is None:
-            return ""
-        if names.fit(tls.allowed_names, (*hosts, host_of_caller(context))):
-            return ""
-        what = "an allowed name" if tls.allowed_names else "its address"
-        return f"the certificate is not valid for {what}"
+        found = certificate_of_caller(context)
+        return misfit(self.options.tls, found, (*hosts, host_of_caller(context)))
 
 
 async def join(options: PeerOptions, handler: PeerHandler) -> GrpcioPeers:

@@ -6,22 +6,11 @@ moment; files that cannot be used then change nothing.
 
 from __future__ import annotations
 
-import ssl
-from pathlib import Path
-
 import grpc
 
 from revstore.errors import ConfigError
 from revstore.interfaces.transport import TlsOptions
-from revstore.net.tls import CertificateFiles
-
-
-def _read(what: str, path: str) -> bytes:
-    try:
-        return Path(path).read_bytes()
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise ConfigError(f"cannot read the {what} {path!r}: {reason}") from error
+from revstore.net.tls import CertificateFiles, read_pem, server_context
 
 
 def server_credentials(options: TlsOptions) -> grpc.ServerCredentials:
@@ -32,31 +21,13 @@ def server_credentials(options: TlsOptions) -> grpc.ServerCredentials:
     Raises:
         ConfigError: a file cannot be read or used; the message names it.
     """
-    certificate = _read("certificate file", options.cert_file)
-    key = _read("key file", options.key_file)
-    if options.client_cert_auth and not options.trusted_ca_file:
-        raise ConfigError(
-            "client certificates are required but no trusted CA file is given; "
-            "name the CA that signs them"
-        )
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    try:
-        context.load_cert_chain(options.cert_file, options.key_file)
-    except ssl.SSLError as error:
-        raise ConfigError(
-            f"certificate {options.cert_file!r} and key {options.key_file!r} cannot be "
-            f"used together: {error.reason or error}"
-        ) from error
+    # grpcio would say nothing of use about a bad file.
+    server_context(options)
+    certificate = read_pem("certificate file", options.cert_file)
+    key = read_pem("key file", options.key_file)
     authority = None
     if options.trusted_ca_file:
-        authority = _read("trusted CA file", options.trusted_ca_file)
-        try:
-            context.load_verify_locations(options.trusted_ca_file)
-        except ssl.SSLError as error:
-            raise ConfigError(
-                f"trusted CA file {options.trusted_ca_file!r} holds no certificate: "
-                f"{error.reason or error}"
-            ) from error
+        authority = read_pem("trusted CA file", options.trusted_ca_file)
     configuration = grpc.ssl_server_certificate_configuration(
         [(key, certificate)], root_certificates=authority
     )
@@ -82,8 +53,8 @@ class _Fetcher:
         if not files.replaced():
             return None
         try:
-            certificate = _read("certificate file", files.cert_file)
-            key = _read("key file", files.key_file)
+            certificate = read_pem("certificate file", files.cert_file)
+            key = read_pem("key file", files.key_file)
         except ConfigError:
             return None  # Replaced again between two looks.
         return grpc.ssl_server_certificate_configuration(

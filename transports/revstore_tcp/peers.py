@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from revstore.errors import ConfigError
 from revstore.interfaces.peers import REMOVED, Lane, PeerHandler, PeerOptions
 from revstore.net.listen import Listener
-from revstore.net.tls import certificate_fits, peer_contexts
+from revstore.net.tls import misfit, peer_contexts
 from revstore.peer.members import KnownPeer, MemberPeers
 from revstore_tcp.addresses import Address, parse_url
 from revstore_tcp.inbound import InboundLink
@@ -104,13 +104,9 @@ class TcpPeers(MemberPeers):
 
         Raises: nothing.
         """
-        tls, found = self.options.tls, link.certificate()
-        if tls is None or found is None:
-            return ""
-        if certificate_fits(found, tls.allowed_names, (*hosts, link.remote_host())):
-            return ""
-        what = "an allowed name" if tls.allowed_names else "its address"
-        return f"the certificate is not valid for {what}"
+        return misfit(
+            self.options.tls, link.certificate(), (*hosts, link.remote_host())
+        )
 
     def admitted(self, link: InboundLink) -> None:
         """A caller was let in. Raises: nothing."""

@@ -172,6 +172,21 @@ def certificate_fits(
     return any(name in wanted or _wildcard(name, wanted) for name in found)
 
 
+def misfit(
+    tls: PeerTls | None, certificate: Mapping[str, Any] | None, hosts: Sequence[str]
+) -> str:
+    """Why a calling member may not show this certificate; empty if it may.
+
+    Without TLS there is none, and nothing to object to. Raises: nothing.
+    """
+    if tls is None or certificate is None:
+        return ""
+    if certificate_fits(certificate, tls.allowed_names, hosts):
+        return ""
+    what = "an allowed name" if tls.allowed_names else "its address"
+    return f"the certificate is not valid for {what}"
+
+
 def _canonical(host: str) -> str:
     try:
         return str(ip_address(host.strip()))
@@ -192,7 +207,7 @@ def load_pair(context: ssl.SSLContext, cert_file: str, key_file: str) -> None:
         ConfigError: a file cannot be read or used; the message names it.
     """
     for what, path in (("certificate file", cert_file), ("key file", key_file)):
-        _readable(what, path)
+        read_pem(what, path)
     try:
         context.load_cert_chain(cert_file, key_file)
     except ssl.SSLError as error:
@@ -203,7 +218,7 @@ def load_pair(context: ssl.SSLContext, cert_file: str, key_file: str) -> None:
 
 
 def _load_authority(context: ssl.SSLContext, path: str) -> None:
-    _readable("trusted CA file", path)
+    read_pem("trusted CA file", path)
     try:
         context.load_verify_locations(path)
     except ssl.SSLError as error:
@@ -212,10 +227,15 @@ def _load_authority(context: ssl.SSLContext, path: str) -> None:
         ) from error
 
 
-def _readable(what: str, path: str) -> None:
+def read_pem(what: str, path: str) -> bytes:
+    """What is in a file.
+
+    Raises:
+        ConfigError: it cannot be read; the message says ``what`` it is and names it.
+    """
     try:
-        with open(path, "rb"):
-            pass
+        with open(path, "rb") as file:
+            return file.read()
     except OSError as error:
         reason = error.strerror or str(error)
         raise ConfigError(f"cannot read the {what} {path!r}: {reason}") from error
