@@ -125,12 +125,11 @@ class Cluster:
     def __init__(self, store: Store) -> None:
         self._store = store
         self._version: str | None = None
-        self._learners: frozenset[int] | None = None
-        """The newest of both, None where they must be read: every call asks for them."""
+        """The newest, None where it must be read: every call asks for it."""
 
     def reload(self) -> None:
         """The store holds another state now: read again what is asked for."""
-        self._version = self._learners = None
+        self._version = None
 
     def members(self) -> list[membership_pb2.Member]:
         """All members by id."""
@@ -172,11 +171,8 @@ class Cluster:
 
     def learners(self) -> frozenset[int]:
         """Who does not vote, at the applied index."""
-        found = self._learners
-        if found is None:
-            conf = self.conf_state()
-            found = self._learners = frozenset(conf.learners if conf else ())
-        return found
+        conf = self.conf_state()
+        return frozenset(conf.learners if conf else ())
 
     def set_conf_state(self, conf: ConfState) -> None:
         """Remember consensus' membership together with the applied index."""
@@ -189,7 +185,6 @@ class Cluster:
         )
         row = message.SerializeToString()
         self._store.system_put(tables.CLUSTER, CONF, row)
-        self._learners = None
         for member in self.leaving():
             if member.ID not in conf.voters_outgoing:
                 key = LEAVING + pack(">Q", member.ID)

@@ -104,7 +104,6 @@ class AsyncNode:
                 joining=joining,
             )
             node.replica.appends.wakes = True
-            node.replica.members_changed()
         except BaseException:
             node._worker.shutdown()
             raise

@@ -41,6 +41,8 @@ class ReplicaFacts:
     member_id: int
     role: Role
     leader: int
+    is_learner: bool
+    """Whether this member does not vote, as of the applied membership."""
     _headers: Headers
     _term: int
     _commit: int
@@ -80,11 +82,6 @@ class ReplicaFacts:
     def is_leader(self) -> bool:
         """Whether this member leads."""
         return self.role == Role.LEADER
-
-    @property
-    def is_learner(self) -> bool:
-        """Whether this member does not vote."""
-        return self.member_id in self.cluster.learners()
 
     def starts_alone(self) -> bool:
         """Whether neither settings nor data know of another member. Raises: nothing."""

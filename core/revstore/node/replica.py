@@ -145,7 +145,6 @@ class Replica(ReplicaFacts):
         """Whether this member was removed from its cluster."""
         self.wall_now = wall_now
         """Seconds since 1970; only ids of new members depend on it."""
-        self._alone = False
         self.send: Callable[[Sequence[Message]], None] | None = None
         """Where messages to other members go; set by whoever has peers. Those of type
         SNAP have no data: see ``Snapshots.open``."""
@@ -169,6 +168,7 @@ class Replica(ReplicaFacts):
         self._when_idle: list[Callable[[], None]] = []
         self._pumping = False
         self._make_helpers(parts.inbox, request_id_seed)
+        self.members_changed()
 
     def _make_helpers(self, inbox: Inbox, seed: int) -> None:
         """The parts that each look after one concern of this replica."""
@@ -552,7 +552,9 @@ class Replica(ReplicaFacts):
 
     def members_changed(self) -> None:
         """The applied membership is another one now, or is looked at first."""
-        self._alone = len(self.cluster.members()) < 2
+        cluster = self.cluster
+        self.is_learner = self.member_id in cluster.learners()
+        self._alone = len(cluster.members()) < 2
         if self.on_members is not None:
             self.on_members()
 
