@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.client.fakes import VirtualLoop
 from tests.transports.grpc_support import (
     ECHO,
     get,
@@ -41,9 +42,11 @@ from revstore_conformance.transport import (
 )
 from revstore_grpc.client import GrpcChannel, open_channel
 from revstore_grpc.plugin import CAPABILITIES, revstore_register_transport
-from revstore_grpc.server import ServerLink
+from revstore_grpc.server import ServerLink, Serving
 from revstore_grpc.transport import GrpcTransport
 from revstore_http2.codes import PREFACE
+from revstore_http2.frames import settings
+from revstore_http2.limits import Limits
 
 
 def test_answers_of_one_turn_leave_in_one_write(
@@ -294,6 +297,49 @@ def test_draining_with_idle_connections_is_quick() -> None:
                 await channel.unary("/t.S/Echo", b"x")
 
     run(check())
+
+
+def test_draining_does_not_wait_for_the_next_tick() -> None:
+    """A client that never answers the drain's ping is let go at the drain's own time."""
+
+    class Transport(asyncio.Transport):
+        """Takes everything, and notes when it was closed."""
+
+        closed_at = -1.0
+
+        def set_write_buffer_limits(
+            self, high: int | None = None, low: int | None = None
+        ) -> None:
+            pass
+
+        def write(self, data: object) -> None:
+            pass
+
+        def is_closing(self) -> bool:
+            return False
+
+        def close(self) -> None:
+            self.closed_at = asyncio.get_running_loop().time()
+            link.connection_lost(None)
+
+    transport = Transport()
+    limits = Limits(drain_timeout_s=2.0, tick_interval_s=15.0)
+    loop = VirtualLoop()
+    link = ServerLink(loop, Serving({}, limits, None))
+
+    async def check() -> None:
+        link.connection_made(transport)
+        link.data_received(PREFACE + settings(()))
+        await asyncio.sleep(1.0)
+        link.drain()
+        async with asyncio.timeout(100.0):
+            await link.drained
+
+    try:
+        loop.run_until_complete(check())
+    finally:
+        loop.close()
+    assert transport.closed_at == 3.0
 
 
 @pytest.fixture(scope="module")

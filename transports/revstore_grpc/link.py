@@ -61,7 +61,7 @@ class Link(asyncio.Protocol):
         self.transport.set_write_buffer_limits(high=WRITE_HIGH_WATER)
         self.peer_name = name_of(transport.get_extra_info("peername"))
         self.on_made()
-        self._set_tick()
+        self.set_tick()
 
     def pause_writing(self) -> None:
         self._paused = True
@@ -145,7 +145,10 @@ class Link(asyncio.Protocol):
 
     # Time.
 
-    def _set_tick(self) -> None:
+    def set_tick(self) -> None:
+        """Ask the machine when it wants to be ticked next. Raises: nothing."""
+        if self._tick_timer is not None:
+            self._tick_timer.cancel()
         due = self._machine.next_tick()
         self._tick_timer = self.loop.call_at(due, self._tick) if due < inf else None
 
@@ -156,7 +159,7 @@ class Link(asyncio.Protocol):
         now = self.loop.time()
         if self._machine.next_tick() <= now:
             self.handle(self._machine.tick(now))
-        self._set_tick()
+        self.set_tick()
 
 
 def name_of(found: Any) -> str:

@@ -229,6 +229,7 @@ class ServerLink(Link):
                 self.drained.set_result(None)
             return
         self.connection.drain(self._time())
+        self.set_tick()
         self.wake()
 
     # For calls.
