@@ -62,8 +62,8 @@ class AsyncNode:
         self._no_works = asyncio.Event()
         self._no_works.set()
         self._pump_scheduled = False
-        self._crowd = 0
-        """How many proposals the last gathered batch had."""
+        self._last_batch = 0
+        """How many proposals the batch had that was gathered last."""
         self._woken = False
         self._member: Member | None = None
         self._ticker: asyncio.TimerHandle | None = None
@@ -179,8 +179,8 @@ class AsyncNode:
             self._loop.call_soon(self._pump)
 
     def _pump(self) -> None:
-        if self._crowd > 1 and self.replica.queued:
-            self._gather(0, PATIENCE_TURNS, self._loop.time() + GATHER_S)
+        if self._last_batch > 1:
+            self._begin_gathering()
         else:
             self._pump_now()
 
@@ -197,13 +197,16 @@ class AsyncNode:
         if self._pump_scheduled:
             return
         self._pump_scheduled = True
+        self._begin_gathering()
+
+    def _begin_gathering(self) -> None:
         if self.replica.queued:
             self._gather(0, PATIENCE_TURNS, self._loop.time() + GATHER_S)
         else:
             self._pump_now()
 
     def _gather(self, before: int, turns: int, until: float) -> None:
-        """Let a crowd gather before the next batch of the log.
+        """Let proposals gather before the next batch of the log.
 
         A sync costs as much processor time as a few requests, most of it for handing
         the interpreter from thread to thread. So while a busy loop keeps bringing
@@ -216,7 +219,7 @@ class AsyncNode:
         if queued and turns and self._loop.time() < until:
             self._loop.call_soon(self._gather, queued, turns, until)
         else:
-            self._crowd = queued
+            self._last_batch = queued
             self._pump_now()
 
     def _pump_now(self) -> None:

@@ -19,8 +19,8 @@ from revstore.interfaces.consensus import Persist
 from revstore.interfaces.wal import Wal
 from revstore.node.shell import Shell
 
-HERE_MAX_S = 0.002
-HERE_PAUSE = 20
+LOOP_SYNC_MAX_S = 0.002
+LOOP_SYNC_PAUSE = 20
 """After a sync on the loop that took longer than that there is none for so many times
 what it took."""
 
@@ -35,14 +35,14 @@ class Appends:
         """Bytes of entries appended since the log was opened."""
         self.wakes = False
         """Whether the log wakes the shell when it has synced; set by the shell."""
-        self.here = False
-        """Whether the shell lets the log sync on the loop (rule 2); set likewise."""
+        self.may_sync_on_loop = False
+        """Whether the log may ever sync on the loop (rule 2); set by whoever serves."""
         self._appended = 0
         self._durable = 0
         self._error: StorageError | None = None
-        self._not_here_until = 0.0
-        self._here_thread = 0
-        """The thread that appends here: it goes on by itself, nobody need wake it."""
+        self._off_loop_until = 0.0
+        self._syncing_thread = 0
+        """The loop's thread while it syncs: it goes on by itself, nobody need wake it."""
 
     @property
     def idle(self) -> bool:
@@ -59,35 +59,43 @@ class Appends:
             raise self._error
         return self._durable
 
-    def add(self, persist: Persist, *, alone: bool) -> None:
-        """Append a batch; ``alone`` says that no member and no request waits behind it.
+    def add(self, persist: Persist, *, nobody_else_waits: bool) -> None:
+        """Append a batch.
+
+        ``nobody_else_waits``: there is no other member, and no request in the queue.
 
         Raises:
             StorageError: see ``Wal.append``.
         """
         for entry in persist.entries:
             self.bytes += len(entry.data)
-        here = alone and self.here and self.idle and len(persist.entries) == 1
+        on_loop = (
+            nobody_else_waits
+            and self.may_sync_on_loop
+            and self.idle
+            and len(persist.entries) == 1
+            and self._shell.clock.now() >= self._off_loop_until
+        )
         self._appended = persist.sequence
         on_durable = self._on_durable(persist.sequence)
-        if here and self._shell.clock.now() >= self._not_here_until:
-            self._add_here(persist, on_durable)
+        if on_loop:
+            self._sync_on_loop(persist, on_durable)
         else:
             self._wal.append(persist.hard_state, persist.entries, on_durable)
 
-    def _add_here(
+    def _sync_on_loop(
         self, persist: Persist, on_durable: Callable[[StorageError | None], None]
     ) -> None:
         clock = self._shell.clock
         began = clock.now()
-        self._here_thread = get_ident()
+        self._syncing_thread = get_ident()
         try:
             self._wal.append_here(persist.hard_state, persist.entries, on_durable)
         finally:
-            self._here_thread = 0
+            self._syncing_thread = 0
         now = clock.now()
-        if now - began > HERE_MAX_S:
-            self._not_here_until = now + HERE_PAUSE * (now - began)
+        if now - began > LOOP_SYNC_MAX_S:
+            self._off_loop_until = now + LOOP_SYNC_PAUSE * (now - began)
 
     def _on_durable(self, sequence: int) -> Callable[[StorageError | None], None]:
         def on_durable(error: StorageError | None) -> None:
@@ -95,7 +103,7 @@ class Appends:
                 self._error = error
             else:
                 self._durable = sequence
-            if get_ident() != self._here_thread:
+            if get_ident() != self._syncing_thread:
                 self._shell.wake()
 
         return on_durable

@@ -393,7 +393,8 @@ class Replica(ReplicaFacts):
             self.send(messages)
 
     def _append(self, persist: Persist) -> None:
-        self.appends.add(persist, alone=self._alone and not self._queue)
+        nobody_else_waits = self._is_only_member and not self._queue
+        self.appends.add(persist, nobody_else_waits=nobody_else_waits)
 
     def _persist(self, persist: Persist) -> None:
         if self.installing:
@@ -554,7 +555,7 @@ class Replica(ReplicaFacts):
         """The applied membership is another one now, or is looked at first."""
         cluster = self.cluster
         self.is_learner = self.member_id in cluster.learners()
-        self._alone = len(cluster.members()) < 2
+        self._is_only_member = len(cluster.members()) < 2
         if self.on_members is not None:
             self.on_members()
 

@@ -245,7 +245,7 @@ async def serve(loaded: LoadedConfig) -> int:
         LOG.info("stopped before it served")
         return 0
     try:
-        node.replica.appends.here = _grouped(listeners)
+        node.replica.appends.may_sync_on_loop = _grouped(listeners)
         await _serve(node, listeners, stop)
     finally:
         await node.close()
