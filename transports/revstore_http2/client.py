@@ -68,7 +68,7 @@ _STATUS_OF_HTTP = {
     503: Status.UNAVAILABLE,
     504: Status.UNAVAILABLE,
 }
-_STATUS_OF_RESET = {
+_STATUS_OF_RESET: dict[int, Status] = {
     ErrorCode.REFUSED_STREAM: Status.UNAVAILABLE,
     ErrorCode.CANCEL: Status.CANCELLED,
     ErrorCode.ENHANCE_YOUR_CALM: Status.RESOURCE_EXHAUSTED,
@@ -383,13 +383,9 @@ class ClientConnection(Connection):
     # Ends.
 
     def _reset_there(self, stream: Stream | None, stream_id: int, code: int) -> None:
-        status = _STATUS_OF_RESET.get(ErrorCode.NO_ERROR, Status.INTERNAL)
-        for known, found in _STATUS_OF_RESET.items():
-            if known == code:
-                status = found
         self._say_end(
             stream_id,
-            status,
+            _STATUS_OF_RESET.get(code, Status.INTERNAL),
             f"the server has reset the call ({name_of(code)})",
             code == ErrorCode.REFUSED_STREAM,
         )
