@@ -40,7 +40,8 @@ from revstore_conformance.transport import (
     unary,
     until,
 )
-from revstore_grpc.client import GrpcChannel, open_channel
+from revstore_grpc.client import ClientLink, GrpcChannel, open_channel
+from revstore_grpc.link import Link
 from revstore_grpc.plugin import CAPABILITIES, revstore_register_transport
 from revstore_grpc.server import ServerLink, Serving
 from revstore_grpc.transport import GrpcTransport
@@ -299,33 +300,39 @@ def test_draining_with_idle_connections_is_quick() -> None:
     run(check())
 
 
+class Silent(asyncio.Transport):
+    """Takes everything, says nothing, and notes when it was closed."""
+
+    def __init__(self, link: Link) -> None:
+        super().__init__()
+        self.closed_at = -1.0
+        self._link = link
+
+    def set_write_buffer_limits(
+        self, high: int | None = None, low: int | None = None
+    ) -> None:
+        """There is no buffer."""
+
+    def write(self, data: object) -> None:
+        """Nobody reads it."""
+
+    def is_closing(self) -> bool:
+        """Closing is done at once."""
+        return False
+
+    def close(self) -> None:
+        """The connection is gone."""
+        self.closed_at = self._link.loop.time()
+        self._link.connection_lost(None)
+
+
 def test_draining_does_not_wait_for_the_next_tick() -> None:
     """A client that never answers the drain's ping is let go at the drain's own time."""
 
-    class Transport(asyncio.Transport):
-        """Takes everything, and notes when it was closed."""
-
-        closed_at = -1.0
-
-        def set_write_buffer_limits(
-            self, high: int | None = None, low: int | None = None
-        ) -> None:
-            pass
-
-        def write(self, data: object) -> None:
-            pass
-
-        def is_closing(self) -> bool:
-            return False
-
-        def close(self) -> None:
-            self.closed_at = asyncio.get_running_loop().time()
-            link.connection_lost(None)
-
-    transport = Transport()
     limits = Limits(drain_timeout_s=2.0, tick_interval_s=15.0)
     loop = VirtualLoop()
     link = ServerLink(loop, Serving({}, limits, None))
+    transport = Silent(link)
 
     async def check() -> None:
         link.connection_made(transport)
@@ -340,6 +347,25 @@ def test_draining_does_not_wait_for_the_next_tick() -> None:
     finally:
         loop.close()
     assert transport.closed_at == 3.0
+
+
+def test_a_channel_says_that_nobody_answered() -> None:
+    """A connection that was given up for silence gives that as its reason."""
+    limits = Limits(keepalive_interval_s=30.0, settings_timeout_s=100.0)
+    loop = VirtualLoop()
+    link = ClientLink(loop, "http://x:1", "x:1", "http", limits)
+
+    async def check() -> None:
+        link.connection_made(Silent(link))
+        link.data_received(settings(()))
+        async with asyncio.timeout(100.0):
+            await link.closed
+
+    try:
+        loop.run_until_complete(check())
+    finally:
+        loop.close()
+    assert "no answer to a keepalive ping" in link.reason
 
 
 @pytest.fixture(scope="module")

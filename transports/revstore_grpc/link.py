@@ -45,7 +45,7 @@ class Link(asyncio.Protocol):
         """The connection stands."""
 
     def on_event(self, event: Event) -> None:
-        """An event of the machine that is not for the log."""
+        """An event of the machine; what is only for the log goes to ``note``."""
 
     def on_over(self) -> None:
         """The machine has said all that it had to say."""
@@ -106,11 +106,7 @@ class Link(asyncio.Protocol):
     def handle(self, events: Iterable[Event]) -> None:
         """Act on events that came otherwise than by received bytes. Raises: nothing."""
         for event in events:
-            kind = type(event)
-            if kind is StreamRefused or kind is ConnectionFailed:
-                self.note(event)
-            else:
-                self.on_event(event)
+            self.on_event(event)
         self.wake()
 
     def note(self, event: Event) -> None:
