@@ -1,18 +1,7 @@
 """The calling end: one lane to one member, its connection and its queue.
 
-A lane is in one of these states:
-
-    IDLE        nothing is wanted (bulk), or not yet
-    CONNECTING  an attempt runs; messages wait, within the bound
-    OPEN        messages go to the connection's queue, within the bound
-    PAUSED      the last attempt failed; messages are dropped until the next
-    CLOSED      the member was removed, or everything is closed
-
-Rules of this file:
-
-1. All changes of state are in ``PeerLane``, in the methods named ``_become_``.
-2. A message is counted against the bound from ``send`` until the socket has taken it.
-3. Time is that of the event loop; the only randomness is the jitter of ``Backoff``.
+Rule of this file: a message is counted against the bound from ``send`` until the socket
+has taken it.
 """
 
 from __future__ import annotations
@@ -21,14 +10,12 @@ import asyncio
 import struct
 from collections import deque
 from collections.abc import Sequence
-from enum import StrEnum
 from typing import TYPE_CHECKING
 
-from revstore import logs
 from revstore.errors import TransportError
 from revstore.interfaces.peers import Lane, LaneLimits
 from revstore.net.tls import certificate_fits
-from revstore.peer.backoff import Backoff
+from revstore.peer.lane_states import LaneStates, RefusedError, State
 from revstore_tcp.addresses import Address
 from revstore_tcp.framing import (
     MAGIC,
@@ -56,28 +43,12 @@ from revstore_tcp.peer_streams import TcpOutgoingStream
 if TYPE_CHECKING:
     from revstore_tcp.peers import Peer
 
-_log = logs.get(__name__)
-
 _NO_BOUND = 1 << 62
 """Credit of what is bounded elsewhere."""
 _SEQUENCE = struct.Struct(">Q")
 _REFUSALS = frozenset(
     {GoAway.CLUSTER, GoAway.MEMBER, GoAway.REFUSED, GoAway.CERTIFICATE}
 )
-
-
-class RefusedError(TransportError):
-    """The other member does not want to talk to this one."""
-
-
-class State(StrEnum):
-    """See the table above."""
-
-    IDLE = "idle"
-    CONNECTING = "connecting"
-    OPEN = "open"
-    PAUSED = "paused"
-    CLOSED = "closed"
 
 
 class OutboundLink(Link):
@@ -123,7 +94,8 @@ class OutboundLink(Link):
 
     def handle(self, kind: int, flags: int, stream: int, payload: bytes) -> None:
         if kind == RecordType.PONG:
-            self._lane.answered(payload)
+            if len(payload) == _SEQUENCE.size:
+                self._lane.answered(_SEQUENCE.unpack(payload)[0])
         elif kind == RecordType.CREDIT:
             found = self.streams.get(stream)
             if found is not None:
@@ -170,36 +142,19 @@ class OutboundLink(Link):
         self.streams.pop(number, None)
 
 
-class PeerLane:
+class PeerLane(LaneStates[OutboundLink]):
     """One lane to one member."""
 
+    peer: Peer
+
     def __init__(self, peer: Peer, lane: Lane, limits: LaneLimits) -> None:
-        options = peer.owner.options
-        self.peer = peer
-        self.lane = lane
-        self.state = State.IDLE
-        self.link: OutboundLink | None = None
-        self._loop = peer.owner.loop
-        self._limits = limits
+        super().__init__(peer, lane, limits)
         self._waiting: deque[bytes] = deque()
         self._waiting_bytes = 0
-        self._attempt: asyncio.Task[None] | None = None
-        self._timer: asyncio.TimerHandle | None = None
-        self._backoff = Backoff(
-            options.retry_min_s, options.retry_max_s, options.random
-        )
-        self._failing = False
-        """Whether the failure of this lane is in the log already."""
-        self._probe_number = 0
-        self._probe_at: float | None = None
-        """When the probe that is not answered yet was sent."""
+        self._task: asyncio.Task[None] | None = None
+        """The running attempt."""
 
     # For the owner.
-
-    @property
-    def is_open(self) -> bool:
-        """Whether there is a connection. Raises: nothing."""
-        return self.state is State.OPEN
 
     def send(self, payload: bytes) -> bool:
         """Queue a message; False if it is over the bound or nobody can be reached."""
@@ -225,53 +180,6 @@ class PeerLane:
         self._waiting_bytes = held
         return True
 
-    def start(self) -> None:
-        """Connect without waiting for a message. Raises: nothing."""
-        if self.state is State.IDLE:
-            self._become_connecting()
-
-    def hint(self) -> None:
-        """The member was heard of: try again at once (P-06). Raises: nothing."""
-        if self.state is State.PAUSED:
-            self._backoff.reset()
-            self._become_connecting()
-
-    def restart(self) -> None:
-        """The member has other addresses now. Raises: nothing."""
-        if self.state is State.CLOSED:
-            return
-        wanted = self.state is not State.IDLE
-        self._let_go("the member has moved")
-        self._backoff.reset()
-        self.state = State.IDLE
-        if wanted:
-            self._become_connecting()
-
-    def close(self, reason: str) -> Sequence[asyncio.Future[None]]:
-        """Give everything up; what to wait for. Raises: nothing."""
-        link = self.link
-        self.state = State.CLOSED
-        attempt = self._attempt
-        self._let_go(reason)
-        found: list[asyncio.Future[None]] = []
-        if link is not None:
-            found.append(link.closed)
-        if attempt is not None:
-            found.append(attempt)
-        return found
-
-    async def ready(self) -> OutboundLink:
-        """The open connection, made if need be. Raises: TransportError."""
-        if self.state is State.IDLE:
-            self._become_connecting()
-        if self.state is State.CONNECTING and self._attempt is not None:
-            await asyncio.wait([self._attempt])
-        if self.state is not State.OPEN or self.link is None:
-            raise TransportError(
-                f"member {self.peer.member:x} cannot be reached now; try again later"
-            )
-        return self.link
-
     # From the connection.
 
     def broken(self, link: OutboundLink, error: TransportError) -> None:
@@ -279,113 +187,51 @@ class PeerLane:
         if self.link is link and self.state is State.OPEN:
             self._become_paused(error)
 
-    def answered(self, payload: bytes) -> None:
-        """A probe came back. Raises: nothing."""
-        if self._probe_at is None or payload != _SEQUENCE.pack(self._probe_number):
-            return
-        if self.lane is Lane.CONTROL:
-            self.peer.round_trip_s = self._loop.time() - self._probe_at
-        self._probe_at = None
+    # For the base.
 
-    # States.
-
-    def _become_connecting(self) -> None:
-        self._stop_timer()
-        self.state = State.CONNECTING
-        self._attempt = self._loop.create_task(self._connect())
+    def _attempt(self) -> None:
+        self._task = self._loop.create_task(self._connect())
 
     def _become_open(self, link: OutboundLink) -> None:
-        self.state = State.OPEN
-        self.link = link
-        self._backoff.reset()
-        if self._failing:
-            self._failing = False
-            _log.info(
-                "member reached again",
-                member=f"{self.peer.member:x}",
-                lane=self.lane.name,
-            )
         waiting, self._waiting = self._waiting, deque()
         self._waiting_bytes = 0
         for payload in waiting:
             link.unflushed += 1
             link.messages.send(payload)
-        self._probe_at = None
-        self._probe()
+        super()._become_open(link)
 
-    def _become_paused(self, error: Exception) -> None:
-        peer = self.peer
-        self._let_go(str(error))
-        peer.send_failures += 1
-        if isinstance(error, RefusedError):
-            self._backoff.longest()
-        if not self._failing:
-            self._failing = True
-            _log.warn(
-                "member cannot be reached",
-                member=f"{peer.member:x}",
-                lane=self.lane.name,
-                urls=[address.url for address in peer.addresses],
-                reason=str(error),
-            )
-        self.state = State.PAUSED
-        self._timer = self._loop.call_later(self._backoff.next_s(), self._pause_over)
-        peer.owner.unreachable(peer.member)
-        if isinstance(error, RefusedError):
-            peer.owner.refused(peer.member, str(error))
-
-    # Inside.
-
-    def _over(self, count: int, held: int) -> bool:
-        limits = self._limits
-        return count >= limits.messages_max or held > limits.bytes_max
-
-    def _pause_over(self) -> None:
-        self._timer = None
-        self.state = State.IDLE
-        if self.lane is not Lane.BULK:
-            self._become_connecting()
-
-    def _let_go(self, reason: str) -> None:
-        """Drop connection, attempt, timer and what waits."""
-        self._stop_timer()
-        link, self.link = self.link, None
+    def _drop(
+        self, link: OutboundLink | None, reason: str
+    ) -> Sequence[asyncio.Future[None]]:
+        waits: list[asyncio.Future[None]] = []
         if link is not None:
             for stream in tuple(link.streams.values()):
                 stream.fail(reason)
             link.streams.clear()
             if not link.closing:
                 link.abort()
-        attempt, self._attempt = self._attempt, None
-        if attempt is not None and attempt is not asyncio.current_task(self._loop):
-            attempt.cancel()
+            waits.append(link.closed)
+        task, self._task = self._task, None
+        if task is not None:
+            task.cancel()
+            waits.append(task)
         self.peer.dropped_messages += len(self._waiting)
         self._waiting.clear()
         self._waiting_bytes = 0
+        return waits
 
-    def _stop_timer(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+    def _send_probe(self, link: OutboundLink, number: int) -> None:
+        link.add(record(RecordType.PING, 0, _SEQUENCE.pack(number)))
 
-    def _probe(self) -> None:
-        link = self.link
-        if link is None or self.state is not State.OPEN:
-            return
-        options = self.peer.owner.options
-        now = self._loop.time()
-        if self._probe_at is None:
-            self._probe_number += 1
-            self._probe_at = now
-            payload = _SEQUENCE.pack(self._probe_number)
-            link.add(record(RecordType.PING, 0, payload))
-        elif now - self._probe_at >= options.probe_timeout_s:
-            link.abort()
-            self._become_paused(
-                TransportError(f"no probe answered for {options.probe_timeout_s} s")
-            )
-            return
-        self._timer = self._loop.call_later(options.probe_interval_s, self._probe)
+    def _break(self, link: OutboundLink, reason: str) -> None:
+        link.abort()
+        self._become_paused(TransportError(reason))
+
+    # Inside.
+
+    def _over(self, count: int, held: int) -> bool:
+        limits = self._limits
+        return count >= limits.messages_max or held > limits.bytes_max
 
     async def _connect(self) -> None:
         error: Exception = TransportError("no address")
@@ -398,13 +244,13 @@ class PeerLane:
                 if isinstance(failure, TimeoutError) and not str(failure):
                     error = TransportError("no answer in time")
                 continue
-            self._attempt = None
             if link.closing:
                 error = TransportError("the connection was closed at once")
                 continue
+            self._task = None
             self._become_open(link)
             return
-        self._attempt = None
+        self._task = None
         self._become_paused(error)
 
     async def _dial(self, address: Address) -> OutboundLink:

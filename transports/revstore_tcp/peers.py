@@ -21,11 +21,12 @@ from revstore_tcp.outbound import META_BYTES_MAX, PeerLane
 class Peer(KnownPeer):
     """What is known about one other member, and the lanes to it."""
 
+    owner: TcpPeers
+
     def __init__(
         self, owner: TcpPeers, member: int, addresses: Sequence[Address]
     ) -> None:
-        super().__init__(member, addresses)
-        self.owner = owner
+        super().__init__(owner, member, addresses)
         self.lanes = [PeerLane(self, lane, owner.options.limits[lane]) for lane in Lane]
 
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 from revstore import logs
 from revstore.errors import ConfigError, TransportError
@@ -29,57 +29,20 @@ from revstore.interfaces.peers import (
     Peers,
     PeerStats,
 )
+from revstore.peer.lane_states import LaneStates, StreamLink
 
 _log = logs.get(__name__)
-
-
-class StreamLink(Protocol):
-    """An open connection of the bulk lane."""
-
-    def open_stream(self, meta: bytes) -> OutgoingStream:
-        """Start a stream. Raises: nothing."""
-        ...
-
-
-class LaneTo(Protocol):
-    """One lane to one member; a transport has its own."""
-
-    @property
-    def is_open(self) -> bool:
-        """Whether there is a connection. Raises: nothing."""
-        ...
-
-    def send(self, payload: bytes) -> bool:
-        """Queue a message; False if it is over the bound or nobody can be reached."""
-        ...
-
-    def start(self) -> None:
-        """Connect without waiting for a message. Raises: nothing."""
-        ...
-
-    def hint(self) -> None:
-        """The member was heard of: try again at once (P-06). Raises: nothing."""
-        ...
-
-    def restart(self) -> None:
-        """The member has other addresses now. Raises: nothing."""
-        ...
-
-    def close(self, reason: str) -> Sequence[asyncio.Future[None]]:
-        """Give everything up; what to wait for. Raises: nothing."""
-        ...
-
-    async def ready(self) -> StreamLink:
-        """The open connection, made if need be. Raises: TransportError."""
-        ...
 
 
 class KnownPeer:
     """What is known about one other member; a transport adds its lanes."""
 
-    lanes: Sequence[LaneTo]
+    lanes: Sequence[LaneStates[Any]]
 
-    def __init__(self, member: int, addresses: Sequence[Any]) -> None:
+    def __init__(
+        self, owner: MemberPeers, member: int, addresses: Sequence[Any]
+    ) -> None:
+        self.owner = owner
         self.member = member
         self.addresses = list(addresses)
         self.sent_messages = 0
@@ -207,7 +170,7 @@ class MemberPeers(Peers):
             raise TransportError(
                 f"{len(meta)} bytes about a stream are too many; send them in it"
             )
-        link = await peer.lanes[Lane.BULK].ready()
+        link: StreamLink = await peer.lanes[Lane.BULK].ready()
         return link.open_stream(meta)
 
     def stats(self, member: int) -> PeerStats:

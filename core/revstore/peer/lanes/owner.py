@@ -41,9 +41,10 @@ class LaneArrival(Protocol):
 class Peer(KnownPeer):
     """What is known about one other member, and the lanes to it."""
 
+    owner: LanePeers
+
     def __init__(self, owner: LanePeers, member: int, addresses: Sequence[Any]) -> None:
-        super().__init__(member, addresses)
-        self.owner = owner
+        super().__init__(owner, member, addresses)
         self.lanes = [PeerLane(self, lane, owner.options.limits[lane]) for lane in Lane]
 
 

@@ -21,6 +21,7 @@ import msgspec
 from revstore.api.errors import Code
 from revstore.errors import TransportError
 from revstore.interfaces.peers import Lane
+from revstore.peer.lane_states import RefusedError
 from revstore.peer.lanes.limits import (
     PEER_BATCH_BYTES_TARGET,
     PEER_BATCH_MESSAGES_MAX,
@@ -346,10 +347,6 @@ def _number(found: Mapping[str, str | bytes], name: str) -> int:
 
 REFUSALS = frozenset({Code.FAILED_PRECONDITION, Code.PERMISSION_DENIED})
 """Statuses by which a member says that it does not want to talk to the caller."""
-
-
-class RefusedError(TransportError):
-    """The other member does not want to talk to this one."""
 
 
 def error_of(code: int, details: str | None) -> TransportError:
