@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 
 import grpc
 import grpc.aio
+from tests.transports.peers_support import run_members
 
 from revstore.interfaces.peers import Lane, PeerTransport
 from revstore.peer.lanes.wire import (
@@ -41,25 +42,6 @@ STRANGER = 9
 WELCOME = write_welcome(DEFAULT_CLUSTER, FAKE)
 
 
-class Loopback:
-    """The harness of the conformance suite, for its members that take notes."""
-
-    def __init__(
-        self, url: str = LOCAL, transport: type[PeerTransport] = GrpcioTransport
-    ) -> None:
-        self._url = url
-        self._transport = transport
-
-    def transport(self) -> PeerTransport:
-        return self._transport()
-
-    def url(self) -> str:
-        return self._url
-
-    async def garbage(self, url: str, data: bytes) -> None:
-        raise AssertionError("not used here")
-
-
 POLLER = "PollerCompletionQueue._handle_events"
 """grpcio's one poller of the process may still have something for the loop of an earlier
 test, which is closed; it says so in the log of this one."""
@@ -72,16 +54,8 @@ def run(
 ) -> None:
     """Run a test on members of its own, with a bound on its time; the library has
     nothing to complain about."""
-
-    async def whole() -> None:
-        cluster = Cluster(Loopback(url, transport))
-        try:
-            await asyncio.wait_for(test(cluster), 3 * PATIENCE_S)
-        finally:
-            await cluster.close()
-
     with quiet_library():
-        asyncio.run(whole())
+        run_members(test, url, transport)
 
 
 @contextmanager

@@ -12,9 +12,10 @@ import grpc.aio
 import pytest
 from tests.transports.certificates import Authority
 from tests.transports.grpcio_support import run
+from tests.transports.peers_support import member_certificates, tls_of
 
 from revstore.errors import ConfigError, TransportError
-from revstore.interfaces.peers import PeerTls, PeerTransport
+from revstore.interfaces.peers import PeerTransport
 from revstore.net.tls import certificate_fits
 from revstore.peer.lanes.wire import ASK_PATH
 from revstore_conformance.peers_harness import (
@@ -40,10 +41,7 @@ LOCAL_TLS = "https://127.0.0.1:0"
 def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
     """A CA with certificates for this host, for another, by name only, and by name
     for another host."""
-    found = Authority(tmp_path_factory.mktemp("certificates"))
-    found.sign("here", "member", "IP:127.0.0.1,DNS:localhost")
-    found.sign("elsewhere", "stranger", "IP:192.0.2.1")
-    found.sign("named", "member-by-name")
+    found = member_certificates(tmp_path_factory.mktemp("certificates"))
     found.sign("both", "member-by-name", "DNS:*.example,IP:192.0.2.7")
     found.sign("twin", "stranger", "DNS:*.example,IP:192.0.2.7")
     return found
@@ -54,17 +52,6 @@ def transport(request: pytest.FixtureRequest) -> type[PeerTransport]:
     """Each transport that connects members by gRPC."""
     found: type[PeerTransport] = request.param
     return found
-
-
-def tls_of(authority: Authority, name: str, *allowed: str, **changes: str) -> PeerTls:
-    """TLS of a member with a certificate."""
-    files = {
-        "cert_file": authority.path(f"{name}.crt"),
-        "key_file": authority.path(f"{name}.key"),
-        "trusted_ca_file": authority.path("ca.crt"),
-        **changes,
-    }
-    return PeerTls(**files, allowed_names=allowed)
 
 
 def test_mutual_tls(transport: type[PeerTransport], authority: Authority) -> None:

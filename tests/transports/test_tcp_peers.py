@@ -16,9 +16,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as some
 from tests.transports.certificates import Authority
+from tests.transports.peers_support import member_certificates, run_members, tls_of
 
 from revstore.errors import ConfigError, TransportError
-from revstore.interfaces.peers import Lane, LaneLimits, PeerOptions, PeerTls
+from revstore.interfaces.peers import Lane, LaneLimits, PeerOptions
 from revstore.net.tls import certificate_fits
 from revstore_conformance.peers_harness import (
     PATIENCE_S,
@@ -55,33 +56,9 @@ CLUSTER = 0xC1
 LOCAL = "tcp://127.0.0.1:0"
 
 
-class Loopback:
-    """The harness of the conformance suite, for its members that take notes."""
-
-    def __init__(self, url: str = LOCAL) -> None:
-        self._url = url
-
-    def transport(self) -> TcpTransport:
-        return TcpTransport()
-
-    def url(self) -> str:
-        return self._url
-
-    async def garbage(self, url: str, data: bytes) -> None:
-        raise AssertionError("not used here")
-
-
 def run(test: Callable[[Cluster], Awaitable[None]], url: str = LOCAL) -> None:
     """Run a test on members of its own, with a bound on its time."""
-
-    async def whole() -> None:
-        cluster = Cluster(Loopback(url))
-        try:
-            await asyncio.wait_for(test(cluster), 3 * PATIENCE_S)
-        finally:
-            await cluster.close()
-
-    asyncio.run(whole())
+    run_members(test, url, TcpTransport)
 
 
 class Fake:
@@ -489,22 +466,7 @@ def test_bad_options() -> None:
 @pytest.fixture(scope="module")
 def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
     """A CA with a certificate for this host, one for another, and one by name only."""
-    found = Authority(tmp_path_factory.mktemp("certificates"))
-    found.sign("here", "member", "IP:127.0.0.1,DNS:localhost")
-    found.sign("elsewhere", "stranger", "IP:192.0.2.1")
-    found.sign("named", "member-by-name")
-    return found
-
-
-def tls_of(authority: Authority, name: str, *allowed: str, **changes: str) -> PeerTls:
-    """TLS of a member with a certificate."""
-    files = {
-        "cert_file": authority.path(f"{name}.crt"),
-        "key_file": authority.path(f"{name}.key"),
-        "trusted_ca_file": authority.path("ca.crt"),
-        **changes,
-    }
-    return PeerTls(**files, allowed_names=allowed)
+    return member_certificates(tmp_path_factory.mktemp("certificates"))
 
 
 def test_mutual_tls(authority: Authority) -> None:

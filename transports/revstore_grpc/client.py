@@ -260,8 +260,7 @@ class ClientLink(Link):
             self.wake()
 
     def _make_room(self) -> None:
-        if self._room is not None and not self._room.done():
-            self._room.set_result(None)
+        wake(self._room)
 
 
 class GrpcClientStream(ChannelStream):
@@ -334,19 +333,19 @@ class GrpcClientStream(ChannelStream):
         if self._inbox_bytes >= INBOX_BYTES_MAX and not self._held:
             self._held = True
             self._link.connection.hold(self._number)
-        _wake(self._reader)
+        wake(self._reader)
 
     def room(self) -> None:
         """More may be sent. Raises: nothing."""
         self._congested = False
-        _wake(self._writer)
+        wake(self._writer)
 
     def end(self, error: ApiError | None) -> None:
         """The stream is over; what came before can still be received. Raises: nothing."""
         self._over = True
         self._error = error
-        _wake(self._reader)
-        _wake(self._writer)
+        wake(self._reader)
+        wake(self._writer)
 
 
 class GrpcChannel(Channel):
@@ -390,12 +389,7 @@ class GrpcChannel(Channel):
             _end_calls(link)
             link.connection.close()
             link.close()
-        if links:
-            await asyncio.wait([link.closed for link in links], timeout=CLOSE_S)
-        for link in links:
-            if not link.closed.done():
-                link.abort()
-                await asyncio.wait([link.closed], timeout=CLOSE_S)
+        await asyncio.gather(*(link.wait_closed() for link in links))
 
     async def unary(
         self,
@@ -551,6 +545,7 @@ def _end_calls(link: ClientLink) -> None:
         stream.end(error)
 
 
-def _wake(future: asyncio.Future[None] | None) -> None:
+def wake(future: asyncio.Future[None] | None) -> None:
+    """Let go whoever waits, if anybody does. Raises: nothing."""
     if future is not None and not future.done():
         future.set_result(None)

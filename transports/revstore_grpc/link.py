@@ -16,7 +16,7 @@ from math import inf
 from typing import Any, cast
 
 from revstore import logs
-from revstore_grpc.limits import WRITE_HIGH_WATER
+from revstore_grpc.limits import CLOSE_S, WRITE_HIGH_WATER
 from revstore_http2.connection import Connection
 from revstore_http2.events import ConnectionFailed, Event, StreamRefused
 
@@ -138,6 +138,16 @@ class Link(asyncio.Protocol):
         self.closing = True
         if self.transport is not None:
             self.transport.abort()
+
+    async def wait_closed(self) -> None:
+        """Return when the connection is closed, by force if it takes long.
+
+        Raises: nothing.
+        """
+        await asyncio.wait([self.closed], timeout=CLOSE_S)
+        if not self.closed.done():
+            self.abort()
+            await asyncio.wait([self.closed], timeout=CLOSE_S)
 
     # Time.
 

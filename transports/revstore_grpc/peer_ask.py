@@ -6,12 +6,11 @@ import asyncio
 
 from revstore.errors import ApiError, TransportError
 from revstore.interfaces.peers import QUESTION_BYTES_MAX, PeerTls
-from revstore.net.tls import certificate_fits, peer_contexts
+from revstore.net.tls import peer_contexts
 from revstore.peer.lanes.wire import ASK_PATH
 from revstore_grpc.addresses import parse_url
 from revstore_grpc.client import ClientLink, connect_link
-from revstore_grpc.limits import CLOSE_S
-from revstore_grpc.peer_link import PEER_LIMITS
+from revstore_grpc.peer_link import PEER_LIMITS, check_names
 
 
 async def ask(
@@ -31,7 +30,7 @@ async def ask(
     try:
         async with asyncio.timeout(timeout_s):
             link = await connect_link(address, PEER_LIMITS, context)
-            _check_names(link, url, tls if address.tls else None)
+            check_names(link, address, tls)
             return await link.call(ASK_PATH, question)
     except TimeoutError as error:
         raise TransportError(f"{url!r} did not answer in {timeout_s} s") from error
@@ -43,15 +42,4 @@ async def ask(
         if link is not None:
             link.connection.close()
             link.close()
-            await asyncio.wait([link.closed], timeout=CLOSE_S)
-            if not link.closed.done():
-                link.abort()
-
-
-def _check_names(link: ClientLink, url: str, tls: PeerTls | None) -> None:
-    if tls is None or not tls.allowed_names:
-        return
-    assert link.transport is not None
-    found = link.transport.get_extra_info("peercert") or {}
-    if not certificate_fits(found, tls.allowed_names, ()):
-        raise TransportError(f"the certificate of {url} has none of the allowed names")
+            await link.wait_closed()

@@ -17,7 +17,7 @@ from google_crc32c import extend as crc32c_extend
 
 from revstore import logs
 from revstore.errors import ApiError, TransportError
-from revstore.interfaces.peers import OutgoingStream
+from revstore.interfaces.peers import OutgoingStream, PeerTls
 from revstore.net.addresses import Address
 from revstore.net.tls import certificate_fits
 from revstore.peer.lanes.lane import PeerLane
@@ -40,8 +40,7 @@ from revstore.peer.lanes.wire import (
     read_pong,
     write_hello,
 )
-from revstore_grpc.client import ClientLink, connect_link
-from revstore_grpc.limits import CLOSE_S
+from revstore_grpc.client import ClientLink, connect_link, wake
 from revstore_http2.events import Pairs
 from revstore_http2.limits import Limits
 
@@ -83,7 +82,7 @@ class PeerLink:
         if self._closed:
             link.abort()
             raise TransportError("given up")
-        self._check_names(address, link)
+        check_names(link, address, self.lane.peer.owner.options.tls)
         self._number = link.start(LANE_PATH, None, self.hello(), None)
         link.streams[self._number] = self
         await self._welcome
@@ -125,7 +124,7 @@ class PeerLink:
         link.streams.clear()
         link.connection.close()
         link.close()
-        closing = self.loop.create_task(_closed(link))
+        closing = self.loop.create_task(link.wait_closed())
         self.lane.peer.owner.keep(closing)
         return (closing,)
 
@@ -213,17 +212,6 @@ class PeerLink:
         if not self._over.done():
             self._over.set_result(error)
 
-    def _check_names(self, address: Address, link: ClientLink) -> None:
-        tls = self.lane.peer.owner.options.tls
-        if tls is None or not address.tls or not tls.allowed_names:
-            return
-        assert link.transport is not None
-        found = link.transport.get_extra_info("peercert") or {}
-        if not certificate_fits(found, tls.allowed_names, ()):
-            raise TransportError(
-                f"the certificate of {address.url} has none of the allowed names"
-            )
-
 
 class PeerOutgoingStream(OutgoingStream):
     """The writing end of a stream; a call of its own on the connection of its lane."""
@@ -292,7 +280,7 @@ class PeerOutgoingStream(OutgoingStream):
         if isinstance(frame, Credit):
             self._credit += frame.amount
             if self._credit > 0:
-                _wake(self._room)
+                wake(self._room)
         elif isinstance(frame, Refused):
             self.fail(f"refused: {frame.reason}")
         elif isinstance(frame, Accepted) and not self._verdict.done():
@@ -333,7 +321,7 @@ class PeerOutgoingStream(OutgoingStream):
 
     def _end(self) -> None:
         self._outbox.clear()
-        _wake(self._room)
+        wake(self._room)
         self._owner.forget(self, self._number)
 
     def _check(self) -> None:
@@ -350,13 +338,17 @@ class PeerOutgoingStream(OutgoingStream):
             )
 
 
-async def _closed(link: ClientLink) -> None:
-    await asyncio.wait([link.closed], timeout=CLOSE_S)
-    if not link.closed.done():
-        link.abort()
-        await asyncio.wait([link.closed], timeout=CLOSE_S)
+def check_names(link: ClientLink, address: Address, tls: PeerTls | None) -> None:
+    """Judge the certificate of a member that was called.
 
-
-def _wake(waiter: asyncio.Future[None] | None) -> None:
-    if waiter is not None and not waiter.done():
-        waiter.set_result(None)
+    Raises:
+        TransportError: it has none of the allowed names.
+    """
+    if tls is None or not address.tls or not tls.allowed_names:
+        return
+    assert link.transport is not None
+    found = link.transport.get_extra_info("peercert") or {}
+    if not certificate_fits(found, tls.allowed_names, ()):
+        raise TransportError(
+            f"the certificate of {address.url} has none of the allowed names"
+        )
