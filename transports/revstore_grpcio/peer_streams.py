@@ -8,6 +8,8 @@ Rules of this file:
    stands still; what bounds the writer is credit, which is given back when a chunk is
    taken by the reader (P-09).
 3. A stream ends once: with the reader's answer, its refusal, an abort, or the call.
+4. Nothing is written before the call is let in: when a call is ended while its caller
+   writes, the library may say "Internal error from Core" in place of the refusal.
 """
 
 from __future__ import annotations
@@ -61,6 +63,7 @@ class GrpcioOutgoingStream(OutgoingStream):
         self._room: asyncio.Future[None] | None = None
         self._work: asyncio.Future[None] | None = None
         self._verdict: asyncio.Future[bytes] = loop.create_future()
+        self._let_in: asyncio.Future[None] = loop.create_future()
         self._tasks = (
             loop.create_task(self._write_out(encode(Open(meta)))),
             loop.create_task(self._read_in()),
@@ -126,6 +129,7 @@ class GrpcioOutgoingStream(OutgoingStream):
 
     async def _write_out(self, first: bytes) -> None:
         write = self._call.write
+        await self._let_in
         frame: bytes | None = first
         try:
             while True:
@@ -145,6 +149,7 @@ class GrpcioOutgoingStream(OutgoingStream):
     async def _read_in(self) -> None:
         try:
             await self._welcomed(self._call)
+            self._let_in.set_result(None)
             while not self._verdict.done():
                 data = await self._call.read()
                 if data is grpc.aio.EOF:
