@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 
 from revstore_conformance.sim.mutants import MUTANTS, mutant
@@ -37,6 +41,24 @@ def test_there_are_enough_of_them_and_each_says_what_it_does() -> None:
     names = [one.name for one in MUTANTS]
     assert len(set(names)) == len(names) >= 15
     assert all(one.fault.endswith(".") for one in MUTANTS)
+
+
+def _parameters(function: Callable[..., Any]) -> list[tuple[object, str]]:
+    """Kinds of the parameters; names only where callers may give them."""
+    keyword = inspect.Parameter.KEYWORD_ONLY
+    return [
+        (one.kind, one.name if one.kind is keyword else "")
+        for one in inspect.signature(function).parameters.values()
+    ]
+
+
+@pytest.mark.parametrize("name", [one.name for one in MUTANTS])
+def test_a_variant_takes_what_the_original_takes(name: str) -> None:
+    """A call that fails would be caught, too, but not for the fault that is named."""
+    for owner, field, replacement in mutant(name).patches():
+        original = owner.__dict__[field]
+        if inspect.isfunction(original):
+            assert _parameters(replacement) == _parameters(original), field
 
 
 @pytest.mark.parametrize("name", [one.name for one in MUTANTS])

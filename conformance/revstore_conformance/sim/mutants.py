@@ -151,7 +151,7 @@ def _conflicts_stay() -> Sequence[Patch]:
 
 
 def _acknowledges_before_sync() -> Sequence[Patch]:
-    def add(self: Appends, persist: Persist, *, alone: bool) -> None:
+    def add(self: Appends, persist: Persist, *, nobody_else_waits: bool) -> None:
         self._wal.append(persist.hard_state, persist.entries)
         self._on_durable(persist.sequence)(None)
 
