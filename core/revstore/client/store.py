@@ -38,7 +38,6 @@ from revstore.client.methods import (
 from revstore.client.paging import Pages
 from revstore.client.values import LeaseInfo
 from revstore.client.watch import AsyncWatcher, WatchStreams
-from revstore.embedded.events import make_pair
 from revstore.embedded.requests import delete_request, put_request, watch_request
 from revstore.embedded.txn import Compare, Operation, Put, Txn, make_txn
 from revstore.embedded.values import (
@@ -49,6 +48,9 @@ from revstore.embedded.values import (
     PutResult,
     TxnResult,
     decode_txn,
+    make_delete_result,
+    make_pair,
+    make_put_result,
     make_span,
     to_bytes,
 )
@@ -190,8 +192,7 @@ class AsyncClient:
         """
         request = put_request(key, value, lease, prev_kv)
         answer = await self._caller.call(PUT, request, self._options)
-        prev = make_pair(answer.prev_kv) if answer.HasField("prev_kv") else None
-        return PutResult(answer.header.revision, prev)
+        return make_put_result(answer, answer.header.revision)
 
     async def put_many(self, pairs: Iterable[tuple[Key, Key]]) -> int:
         """Set several different keys in one transaction; returns its revision.
@@ -213,8 +214,7 @@ class AsyncClient:
         """Delete a key, a range or a prefix in one revision. Raises: ApiError."""
         request = delete_request(key, end, prefix, prev_kv)
         answer = await self._caller.call(DELETE, request, self._options)
-        prevs = tuple(make_pair(pair) for pair in answer.prev_kvs)
-        return DeleteResult(answer.header.revision, answer.deleted, prevs)
+        return make_delete_result(answer, answer.header.revision)
 
     async def txn(
         self,

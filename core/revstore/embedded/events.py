@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from revstore.embedded.values import EventType, KeyValue, WatchEvent
+from revstore.embedded.values import EventType, WatchEvent, make_pair
 from revstore.errors import RevstoreError
 from revstore.proto import kv_pb2
 
@@ -24,15 +24,3 @@ def decode_event(event: kv_pb2.Event) -> WatchEvent:
     prev = make_pair(event.prev_kv) if event.HasField("prev_kv") else None
     kind = EventType.DELETE if event.type == kv_pb2.Event.DELETE else EventType.PUT
     return WatchEvent(kind, make_pair(event.kv), prev)
-
-
-def make_pair(pair: kv_pb2.KeyValue) -> KeyValue:
-    """A pair of the API as a value."""
-    return KeyValue(
-        pair.key,
-        pair.value,
-        pair.create_revision,
-        pair.mod_revision,
-        pair.version,
-        pair.lease,
-    )

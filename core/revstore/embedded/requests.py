@@ -10,7 +10,8 @@ from revstore.embedded.values import (
     DeleteResult,
     Key,
     PutResult,
-    decode_pair,
+    make_delete_result,
+    make_put_result,
     make_span,
     to_bytes,
 )
@@ -36,8 +37,7 @@ def put_result(result: ApplyResult) -> PutResult:
     if not result.body:
         return PutResult(result.revision)
     answer = rpc_pb2.PutResponse.FromString(result.body)
-    prev = decode_pair(answer.prev_kv.SerializeToString())
-    return PutResult(result.revision, prev)
+    return make_put_result(answer, result.revision)
 
 
 def delete_request(
@@ -60,8 +60,7 @@ def delete_request(
 def delete_result(result: ApplyResult) -> DeleteResult:
     """The outcome of a delete."""
     answer = rpc_pb2.DeleteRangeResponse.FromString(result.body)
-    prevs = tuple(decode_pair(kv.SerializeToString()) for kv in answer.prev_kvs)
-    return DeleteResult(result.revision, answer.deleted, prevs)
+    return make_delete_result(answer, result.revision)
 
 
 def watch_request(

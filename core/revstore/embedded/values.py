@@ -50,8 +50,20 @@ class KeyValue(msgspec.Struct, frozen=True, gc=False):
     """Lease that the key is attached to, 0 for none."""
 
 
+def make_pair(pair: kv_pb2.KeyValue) -> KeyValue:
+    """A pair of the API as a value."""
+    return KeyValue(
+        pair.key,
+        pair.value,
+        pair.create_revision,
+        pair.mod_revision,
+        pair.version,
+        pair.lease,
+    )
+
+
 def decode_pair(row: bytes) -> KeyValue:
-    """A stored row as a value."""
+    """A stored row as a value; not by ``make_pair``, since a read has one each time."""
     pair = kv_pb2.KeyValue.FromString(row)
     return KeyValue(
         pair.key,
@@ -179,37 +191,36 @@ def make_span(
     return to_bytes(key), b"\x00" if end is None else to_bytes(end, "end")
 
 
+def make_put_result(answer: rpc_pb2.PutResponse, revision: int) -> PutResult:
+    """A put's response as a value."""
+    prev = make_pair(answer.prev_kv) if answer.HasField("prev_kv") else None
+    return PutResult(revision, prev)
+
+
+def make_delete_result(
+    answer: rpc_pb2.DeleteRangeResponse, revision: int
+) -> DeleteResult:
+    """A delete's response as a value."""
+    prevs = tuple(make_pair(pair) for pair in answer.prev_kvs)
+    return DeleteResult(revision, answer.deleted, prevs)
+
+
 def decode_txn(message: rpc_pb2.TxnResponse, revision: int) -> TxnResult:
     """A transaction's response as a value."""
     answers: list[PutResult | DeleteResult | RangeAnswer | TxnResult] = []
     for op in message.responses:
         kind = op.WhichOneof("response")
         if kind == "response_put":
-            put = op.response_put
-            prev = _pair(put.prev_kv) if put.HasField("prev_kv") else None
-            answers.append(PutResult(revision, prev))
+            answers.append(make_put_result(op.response_put, revision))
         elif kind == "response_delete_range":
-            gone = op.response_delete_range
-            prevs = tuple(_pair(pair) for pair in gone.prev_kvs)
-            answers.append(DeleteResult(revision, gone.deleted, prevs))
+            answers.append(make_delete_result(op.response_delete_range, revision))
         elif kind == "response_range":
             found = op.response_range
-            pairs = tuple(_pair(pair) for pair in found.kvs)
+            pairs = tuple(make_pair(pair) for pair in found.kvs)
             answers.append(RangeAnswer(pairs, found.count, found.more))
         else:
             answers.append(decode_txn(op.response_txn, revision))
     return TxnResult(message.succeeded, revision, tuple(answers))
-
-
-def _pair(pair: kv_pb2.KeyValue) -> KeyValue:
-    return KeyValue(
-        pair.key,
-        pair.value,
-        pair.create_revision,
-        pair.mod_revision,
-        pair.version,
-        pair.lease,
-    )
 
 
 def make_query(
