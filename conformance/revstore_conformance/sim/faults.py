@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from revstore_conformance.sim.cluster import SimCluster
 from revstore_conformance.sim.node import Node
 
@@ -136,10 +138,9 @@ class Faults:
         mend = self._cluster.network.slow(links)
         self._end(self._world.profile.slow_link_s, mend, "slow links end")
 
-    def _end(self, mean_s: float, mend: object, text: str) -> None:
+    def _end(self, mean_s: float, mend: Callable[[], None], text: str) -> None:
         def over() -> None:
             if self._world.faults_on:
-                assert callable(mend)
                 mend()
                 self._world.note("net", text)
 

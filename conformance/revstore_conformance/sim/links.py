@@ -272,10 +272,7 @@ class Connection:
         network.world.figures["fault: bit flipped on a connection"] += 1
         # If the length of a frame is hit, the reader waits for what never comes.
         network.world.loop.after(PROBE_S, self.end)
-        bit = network.random.randrange(8 * len(piece))
-        damaged = bytearray(piece)
-        damaged[bit // 8] ^= 1 << bit % 8
-        return bytes(damaged)
+        return network.flip_a_bit(piece)
 
     def _move(self) -> None:
         if not self._moving and self._pieces:

@@ -65,6 +65,13 @@ class Network:
         """Whether a fault of that chance happens; none does once they are over."""
         return self.world.faults_on and self.random.random() < share
 
+    def flip_a_bit(self, data: bytes) -> bytes:
+        """The bytes with one bit changed, somewhere."""
+        bit = self.random.randrange(8 * len(data))
+        damaged = bytearray(data)
+        damaged[bit // 8] ^= 1 << bit % 8
+        return bytes(damaged)
+
     def delay(self, way: Way) -> float:
         """What the next bytes on a link take."""
         world, random, profile = self.world, self.random, self.world.profile

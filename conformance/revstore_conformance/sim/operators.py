@@ -146,11 +146,7 @@ class Operators:
             return  # It will be.
         node.retiring = True
         self._world.figures["members removed"] += 1
-
-        def off() -> None:
-            node.switch_off()
-
-        self._world.loop.after(30.0 + 10 * self._random.random(), off)
+        self._world.loop.after(30.0 + 10 * self._random.random(), node.switch_off)
 
     def _swap(self) -> None:
         """Replace some voters by new ones at once, through joint consensus.

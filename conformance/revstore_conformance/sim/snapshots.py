@@ -27,7 +27,7 @@ PROBE_S = 5.0
 
 
 class Process(Protocol):
-    """Where one end of a passage is."""
+    """Where a member talks to others: one start of it."""
 
     name: str
 
@@ -89,7 +89,10 @@ class Passage:
         if piece is None:
             self._forward(self._finish)
         else:
-            self._forward(partial(self._write, self._damaged(piece)))
+            network = self._network
+            if network.chance(network.world.profile.flips):
+                piece = network.flip_a_bit(piece)
+            self._forward(partial(self._write, piece))
 
     def _done(self) -> None:
         self._broken = True  # Nothing more can happen to it.
@@ -177,15 +180,6 @@ class Passage:
     def _probe(self, hops: int) -> None:
         if hops == self._hops:
             self._break("nothing moves")
-
-    def _damaged(self, piece: bytes) -> bytes:
-        network = self._network
-        if not network.chance(network.world.profile.flips):
-            return piece
-        bit = network.random.randrange(8 * len(piece))
-        damaged = bytearray(piece)
-        damaged[bit // 8] ^= 1 << bit % 8
-        return bytes(damaged)
 
     def _break(self, reason: str) -> None:
         """It is over; both ends hear it (rule 2)."""

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Protocol
 
 from revstore.errors import TransportError
 from revstore.interfaces.consensus import Message
@@ -30,7 +29,7 @@ from revstore_conformance.sim.checkers import Promises
 from revstore_conformance.sim.disk import SimulatedWal
 from revstore_conformance.sim.links import Connection, Link
 from revstore_conformance.sim.network import Network
-from revstore_conformance.sim.snapshots import Carrier
+from revstore_conformance.sim.snapshots import Carrier, Process
 
 ENCODING = "a message survives its encoding"
 CHECK_EVERY = 8
@@ -39,16 +38,6 @@ KNOCK_S = 2.0
 """Pause between attempts of a transport that was turned away."""
 CALL_HEAD_BYTES = 10
 """What stands before the name of a call; see ``revstore.peer.calls``."""
-
-
-class Process(Protocol):
-    """Where the talk takes place."""
-
-    name: str
-
-    def run_here(self, action: Callable[[], None]) -> None:
-        """Do something in this process soon, unless it has ended by then."""
-        ...
 
 
 class Talk(Peers):
