@@ -8,7 +8,7 @@ from revstore.client.caller import Caller, CallOptions
 from revstore.client.methods import Answer, Method
 from revstore.client.retry import Kind
 from revstore.client.values import AuthStatus, Permission, make_permission
-from revstore.embedded.values import Key, make_span, to_bytes
+from revstore.embedded.values import Key, make_target
 from revstore.errors import UsageError
 from revstore.proto import auth_pb2, rpc_pb2
 
@@ -124,7 +124,7 @@ class AuthAdmin:
             raise UsageError(
                 f"unknown kind of permission {kind!r}; use one of {', '.join(KINDS)}"
             )
-        start, range_end = _span(key, end, prefix)
+        start, range_end = make_target(key, end, prefix)
         request = rpc_pb2.AuthRoleGrantPermissionRequest(name=role)
         request.perm.permType = found
         request.perm.key = start
@@ -140,7 +140,7 @@ class AuthAdmin:
         prefix: Key | None = None,
     ) -> None:
         """Take what was granted for exactly this key, range or prefix from a role."""
-        start, range_end = _span(key, end, prefix)
+        start, range_end = make_target(key, end, prefix)
         request = rpc_pb2.AuthRoleRevokePermissionRequest(
             role=role, key=start, range_end=range_end
         )
@@ -156,11 +156,3 @@ class AuthAdmin:
         answer = getattr(rpc_pb2, f"{type(request).__name__[:-7]}Response")
         method = Method(f"/etcdserverpb.Auth/{name}", answer, Kind.WRITE)
         await self._caller.call(method, request, self._options)
-
-
-def _span(key: Key | None, end: Key | None, prefix: Key | None) -> tuple[bytes, bytes]:
-    if end is None and prefix is None:
-        if key is None:
-            raise UsageError("give a key, a range or a prefix; prefix=b'' is all")
-        return to_bytes(key), b""
-    return make_span(key, end, prefix)

@@ -13,9 +13,9 @@ from revstore.embedded.values import (
     make_delete_result,
     make_put_result,
     make_span,
+    make_target,
     to_bytes,
 )
-from revstore.errors import UsageError
 from revstore.proto import rpc_pb2
 from revstore.types import ApplyResult
 
@@ -44,12 +44,7 @@ def delete_request(
     key: Key | None, end: Key | None, prefix: Key | None, prev_kv: bool
 ) -> rpc_pb2.DeleteRangeRequest:
     """A checked delete of one key, a range or a prefix. Raises: UsageError, ApiError."""
-    if end is None and prefix is None:
-        if key is None:
-            raise UsageError("give a key, a range or a prefix; prefix=b'' is all")
-        span = (to_bytes(key), b"")
-    else:
-        span = make_span(key, end, prefix)
+    span = make_target(key, end, prefix)
     request = rpc_pb2.DeleteRangeRequest(
         key=span[0], range_end=span[1], prev_kv=prev_kv
     )
@@ -73,10 +68,7 @@ def watch_request(
     deletes: bool,
 ) -> rpc_pb2.WatchCreateRequest:
     """A watch of one key, a range, a prefix or all. Raises: UsageError."""
-    if key is not None and end is None and prefix is None:
-        span = (to_bytes(key), b"")
-    else:
-        span = make_span(key, end, prefix)
+    span = make_span(key, end, prefix) if key is None else make_target(key, end, prefix)
     kinds = rpc_pb2.WatchCreateRequest
     dropped = [] if puts else [kinds.NOPUT]
     dropped += [] if deletes else [kinds.NODELETE]

@@ -14,7 +14,7 @@ from typing import Any
 
 import msgspec
 
-from revstore.embedded.values import Key, make_span, to_bytes
+from revstore.embedded.values import Key, make_target, to_bytes
 from revstore.errors import UsageError
 from revstore.proto import rpc_pb2
 
@@ -135,7 +135,7 @@ def _make_op(op: Operation) -> rpc_pb2.RequestOp:
     if isinstance(op, Txn):
         return rpc_pb2.RequestOp(request_txn=make_txn(op))
     if isinstance(op, Get | Delete):
-        key, end = _span(op.key, op.end, op.prefix)
+        key, end = make_target(op.key, op.end, op.prefix)
         if isinstance(op, Delete):
             gone = rpc_pb2.DeleteRangeRequest(
                 key=key, range_end=end, prev_kv=op.prev_kv
@@ -148,11 +148,3 @@ def _make_op(op: Operation) -> rpc_pb2.RequestOp:
     raise UsageError(
         f"{op!r} is no operation; use Put, Get, Delete or Txn from revstore"
     )
-
-
-def _span(key: Key | None, end: Key | None, prefix: Key | None) -> tuple[bytes, bytes]:
-    if prefix is None and end is None:
-        if key is None:
-            raise UsageError("give a key, or a prefix")
-        return to_bytes(key), b""
-    return make_span(key, end, prefix)

@@ -191,6 +191,21 @@ def make_span(
     return to_bytes(key), b"\x00" if end is None else to_bytes(end, "end")
 
 
+def make_target(
+    key: Key | None, end: Key | None, prefix: Key | None
+) -> tuple[bytes, bytes]:
+    """As ``make_span``, but a key alone is that key, and nothing at all is refused.
+
+    Raises:
+        UsageError: nothing is given, or the combination makes no sense.
+    """
+    if end is None and prefix is None:
+        if key is None:
+            raise UsageError("give a key, a range or a prefix; prefix=b'' is all")
+        return to_bytes(key), b""
+    return make_span(key, end, prefix)
+
+
 def make_put_result(answer: rpc_pb2.PutResponse, revision: int) -> PutResult:
     """A put's response as a value."""
     prev = make_pair(answer.prev_kv) if answer.HasField("prev_kv") else None
