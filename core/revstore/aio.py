@@ -17,7 +17,7 @@ from typing import Any, Self
 from revstore.api import errors
 from revstore.api.replica import Tag
 from revstore.apply import validate
-from revstore.embedded.events import WatchCanceled, decode_event
+from revstore.embedded.events import WatchCanceled, cancel_reason, decode_event
 from revstore.embedded.lease import TTL_MAX_S
 from revstore.embedded.requests import (
     delete_request,
@@ -99,8 +99,9 @@ class AsyncWatcher:
             self._stream.on_writable()
         self._pending.extend(decode_event(event) for event in response.events)
         if response.canceled:
-            reason = response.cancel_reason or "the events wanted were compacted"
-            self._error = WatchCanceled(reason, response.compact_revision)
+            self._error = WatchCanceled(
+                cancel_reason(response), response.compact_revision
+            )
 
     def close(self) -> None:
         """End the watch; twice is allowed."""

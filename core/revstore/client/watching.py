@@ -24,7 +24,7 @@ from enum import StrEnum
 import msgspec
 
 from revstore.api import errors
-from revstore.embedded.events import decode_event
+from revstore.embedded.events import cancel_reason, decode_event
 from revstore.embedded.values import WatchEvent
 from revstore.proto import kv_pb2, rpc_pb2
 
@@ -235,19 +235,13 @@ class WatchSession:
         return [Created(watch.number)]
 
     def _canceled(self, watch: _Watch, response: rpc_pb2.WatchResponse) -> list[Effect]:
-        reason = response.cancel_reason
+        reason = cancel_reason(response)
         if self._renewable and any(text in reason for text in TOKEN_TEXTS):
             return [TokenRefused(reason)]
         self._watches.pop(watch.number, None)
         if self._by_server_id.get(watch.server_id) is watch:
             del self._by_server_id[watch.server_id]
-        compacted = response.compact_revision
-        if compacted and not reason:
-            reason = (
-                "the events wanted were compacted; start at revision "
-                f"{compacted} or later"
-            )
-        return [Ended(watch.number, reason or "the watch was canceled", compacted)]
+        return [Ended(watch.number, reason, response.compact_revision)]
 
     def _events(self, watch: _Watch, response: rpc_pb2.WatchResponse) -> list[Effect]:
         watch.parts.extend(response.events)

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 
-from revstore.embedded.events import WatchCanceled, decode_event
+from revstore.embedded.events import WatchCanceled, cancel_reason, decode_event
 from revstore.embedded.shell import EmbeddedShell
 from revstore.embedded.values import WatchEvent
 from revstore.proto import rpc_pb2
@@ -124,14 +124,8 @@ class Watcher:
         response = rpc_pb2.WatchResponse.FromString(body)
         self._pending.extend(decode_event(event) for event in response.events)
         if response.canceled:
-            reason = response.cancel_reason
-            if response.compact_revision:
-                reason = reason or (
-                    "the events wanted were compacted; start at revision "
-                    f"{response.compact_revision} or later"
-                )
             self._error = WatchCanceled(
-                reason or "the watch was canceled", response.compact_revision
+                cancel_reason(response), response.compact_revision
             )
 
     def close(self) -> None:
