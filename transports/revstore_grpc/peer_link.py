@@ -13,34 +13,25 @@ import asyncio
 import ssl
 from collections.abc import Sequence
 
-from google_crc32c import extend as crc32c_extend
-
 from revstore import logs
 from revstore.errors import ApiError, TransportError
-from revstore.interfaces.peers import OutgoingStream, PeerTls
+from revstore.interfaces.peers import PeerTls
 from revstore.net.addresses import Address
 from revstore.net.tls import certificate_fits
 from revstore.peer.lanes.lane import PeerLane
-from revstore.peer.lanes.limits import PEER_CHUNK_COST_BYTES, PEER_FRAME_BYTES_MAX
+from revstore.peer.lanes.limits import PEER_FRAME_BYTES_MAX
+from revstore.peer.lanes.outgoing import LaneOutgoingStream
 from revstore.peer.lanes.wire import (
     LANE_PATH,
     STREAM_PATH,
-    Accepted,
-    Credit,
-    Finish,
     Hello,
-    Open,
-    Outbox,
     ProtocolError,
-    Refused,
     check_welcome,
-    encode,
     error_of,
-    read_answer,
     read_pong,
     write_hello,
 )
-from revstore_grpc.client import ClientLink, connect_link, wake
+from revstore_grpc.client import ClientLink, connect_link
 from revstore_http2.events import Pairs
 from revstore_http2.limits import Limits
 
@@ -213,53 +204,15 @@ class PeerLink:
             self._over.set_result(error)
 
 
-class PeerOutgoingStream(OutgoingStream):
+class PeerOutgoingStream(LaneOutgoingStream):
     """The writing end of a stream; a call of its own on the connection of its lane."""
 
     def __init__(self, owner: PeerLink, number: int, meta: bytes) -> None:
+        super().__init__(owner.loop, owner.lane.peer.member, meta)
         self._owner = owner
         self._number = number
-        self._member = owner.lane.peer.member
-        self._outbox = Outbox()
-        self._credit = 0
-        self._crc = 0
-        self._total = 0
-        self._finished = False
-        self._finish_sent = False
         self._congested = False
-        self._room: asyncio.Future[None] | None = None
-        self._verdict: asyncio.Future[bytes] = owner.loop.create_future()
-        self._send(encode(Open(meta)))
-
-    async def write(self, chunk: bytes) -> None:
-        while not self._verdict.done() and self._credit <= 0:
-            self._room = self._owner.loop.create_future()
-            await self._room
-        self._check()
-        self._crc = crc32c_extend(self._crc, chunk)
-        self._total += len(chunk)
-        self._credit -= len(chunk) + PEER_CHUNK_COST_BYTES
-        self._outbox.add(chunk)
-        self._pump()
-
-    async def finish(self) -> bytes:
-        self._check()
-        self._finished = True
-        self._pump()
-        return await asyncio.shield(self._verdict)
-
-    def abort(self) -> None:
-        self.fail("aborted by this member")
-
-    def fail(self, reason: str) -> None:
-        """The stream is broken. Raises: nothing."""
-        if self._verdict.done():
-            return
-        text = f"stream to member {self._member:x}: {reason}"
-        self._verdict.set_exception(TransportError(text))
-        # A writer that never asks again has given up by itself.
-        self._verdict.exception()
-        self._end()
+        self._wake_call()
 
     # From the connection.
 
@@ -270,28 +223,10 @@ class PeerOutgoingStream(OutgoingStream):
         except ProtocolError as error:
             self.fail(str(error))
 
-    def take(self, message: bytes) -> None:
-        """The reader says something. Raises: nothing."""
-        try:
-            frame = read_answer(message)
-        except ProtocolError as error:
-            self.fail(str(error))
-            return
-        if isinstance(frame, Credit):
-            self._credit += frame.amount
-            if self._credit > 0:
-                wake(self._room)
-        elif isinstance(frame, Refused):
-            self.fail(f"refused: {frame.reason}")
-        elif isinstance(frame, Accepted) and not self._verdict.done():
-            # Before the end it is no success either: the writer's next step fails.
-            self._verdict.set_result(frame.answer)
-            self._end()
-
     def room(self) -> None:
         """The machine has room again. Raises: nothing."""
         self._congested = False
-        self._pump()
+        self._wake_call()
 
     def end(self, error: ApiError | None) -> None:
         """The call is over. Raises: nothing."""
@@ -300,42 +235,21 @@ class PeerOutgoingStream(OutgoingStream):
         else:
             self.fail(f"connection lost: {error_of(error.code, error.message)}")
 
-    # Inside.
+    # For the base.
 
-    def _pump(self) -> None:
-        while not self._congested and not self._verdict.done():
-            frame = self._outbox.next_frame()
-            if frame is None:
-                if self._finished and not self._finish_sent:
-                    self._finish_sent = True
-                    self._send(encode(Finish(self._crc, self._total)))
-                return
-            self._send(frame)
-
-    def _send(self, frame: bytes) -> None:
+    def _wake_call(self) -> None:
         link = self._owner.link
-        if link is not None:
+        while link is not None and not self._congested and not self._verdict.done():
+            frame = self.next_frame()
+            if frame is None:
+                return
             queued = link.connection.send(self._number, frame)
             self._congested = queued >= PEER_LIMITS.stream_high_bytes
             link.wake()
 
-    def _end(self) -> None:
-        self._outbox.clear()
-        wake(self._room)
+    def _drop(self) -> None:
+        super()._drop()
         self._owner.forget(self, self._number)
-
-    def _check(self) -> None:
-        if self._finished:
-            raise TransportError(
-                f"stream to member {self._member:x} was finished already; open another"
-            )
-        if self._verdict.done():
-            error = self._verdict.exception()
-            if error is not None:
-                raise TransportError(str(error))
-            raise TransportError(
-                f"stream to member {self._member:x}: the reader ended it before its end"
-            )
 
 
 def check_names(link: ClientLink, address: Address, tls: PeerTls | None) -> None:

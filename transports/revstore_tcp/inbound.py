@@ -176,8 +176,6 @@ class InboundLink(Link):
             if parts is None:
                 return
             whole = parts[3]
-        elif found is not None:
-            found.check_credit()
         if found is not None:
             self._owner.count_received(self.sender, len(whole))
             found.take(whole)

@@ -110,7 +110,7 @@ class StreamContent:
         elif isinstance(frame, Finish):
             if not self._inbox.idle:
                 raise ProtocolError("a stream ends before all parts of a chunk")
-            stream.take_finish(frame)
+            stream.take_end(frame.crc, frame.total)
         else:
             if isinstance(frame, Part) and self._inbox.idle:
                 stream.check_credit()
