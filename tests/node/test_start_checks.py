@@ -74,6 +74,14 @@ def test_features_switch_the_checks() -> None:
     assert "feature-gates: PriorityRequest has no effect" in _unused(loaded)
 
 
+def test_only_settings_without_an_effect_are_said_to_have_none() -> None:
+    """A size of batches was obeyed, and said to have no effect."""
+    flags = ["--backend-batch-limit=77", "--cors=example.org"]
+    loaded = load_config(parse_flags(flags), {}, None)
+    assert member_settings(loaded).flush_events == 77
+    assert _unused(loaded) == ["cors has no effect"]
+
+
 @pytest.mark.parametrize(
     ("transport", "urls", "grouped"),
     [

@@ -54,7 +54,7 @@ GRPC_OVERHEAD_BYTES = 512 * 1024
 DEFAULT_QUOTA_BYTES = 2 * 1024**3
 MAX_UINT32 = 4_294_967_295
 
-LATER = frozenset(
+WITHOUT_EFFECT = frozenset(
     {
         "cors",
         "host-whitelist",
@@ -67,11 +67,10 @@ LATER = frozenset(
         "downgrade-check-time",
         "socket-reuse-port",
         "socket-reuse-address",
-        "backend-batch-limit",
         "initial-election-tick-advance",
     }
 )
-"""Settings that a single member behind gRPC has no use for: said, not hidden."""
+"""Settings of etcd that change nothing here: said, not hidden."""
 
 
 GATES_SERVED = frozenset(
@@ -330,9 +329,9 @@ async def _serve(
 def _unused(loaded: LoadedConfig) -> list[str]:
     """Settings that were given and change nothing for this member."""
     return [
-        f"{name} has no effect on a single member served by {loaded.config.transport}"
+        f"{name} has no effect"
         for name, origin in sorted(loaded.origins.items())
-        if name in LATER and origin not in ("default", "derived")
+        if name in WITHOUT_EFFECT and origin not in ("default", "derived")
     ] + [
         f"feature-gates: {name} has no effect"
         for name, on in sorted(loaded.config.feature_gates.items())
