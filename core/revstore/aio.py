@@ -10,15 +10,13 @@ import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
-from random import SystemRandom
 from types import TracebackType
 from typing import Any, Self
 
-from revstore.api import errors
 from revstore.api.replica import Tag
 from revstore.apply import validate
 from revstore.embedded.events import WatchCanceled, cancel_reason, decode_event
-from revstore.embedded.lease import TTL_MAX_S
+from revstore.embedded.lease import local_grant
 from revstore.embedded.requests import (
     delete_request,
     delete_result,
@@ -137,7 +135,6 @@ class AsyncStore:
     def __init__(self, node: AsyncNode) -> None:
         self._node = node
         self._watchers: set[AsyncWatcher] = set()
-        self._random = SystemRandom()
 
     @property
     def _replica(self) -> Replica:
@@ -219,15 +216,9 @@ class AsyncStore:
 
     async def grant(self, ttl_s: int, *, lease_id: int = 0) -> int:
         """Grant a lease; its id. Raises: ApiError: the id is taken, or too long."""
-        if ttl_s > TTL_MAX_S:
-            raise errors.LEASE_TTL_TOO_LARGE.fresh()
-        while lease_id == 0:
-            candidate = self._random.getrandbits(63)
-            if not self._replica.store.lease_exists(candidate):
-                lease_id = candidate
-        request = rpc_pb2.LeaseGrantRequest(TTL=ttl_s, ID=lease_id)
+        request = local_grant(ttl_s, lease_id, self._replica.store.lease_exists)
         await self._commit(Tag.LEASE_GRANT, request)
-        return lease_id
+        return request.ID
 
     async def revoke(self, lease_id: int) -> None:
         """End a lease and delete its keys. Raises: ApiError NOT_FOUND."""

@@ -382,6 +382,24 @@ def test_the_same_from_asyncio(tmp_path: Path, backend: str) -> None:
         assert again.revision == 202
 
 
+def test_the_asyncio_store_refuses_like_the_other(tmp_path: Path) -> None:
+    """A lease of half seconds, and a watch of what is compacted, with what to do."""
+
+    async def session() -> None:
+        async with await revstore_aio.open(tmp_path / "d", backend="memory") as store:
+            with pytest.raises(UsageError, match="whole number of seconds"):
+                await store.grant(1.5)  # type: ignore[arg-type]  # that is the point
+            for number in range(5):
+                await store.put("a", str(number))
+            await store.compact(5)
+            async with store.watch("a", start_revision=2) as watcher:
+                with pytest.raises(revstore.WatchCanceled, match="or later") as raised:
+                    await watcher.next_event()
+                assert raised.value.compact_revision == 5
+
+    asyncio.run(session())
+
+
 def test_a_log_that_cannot_be_replayed_is_refused(tmp_path: Path) -> None:
     """Opening waited for ever when an entry in the log stopped the member."""
     with revstore.open(tmp_path / "data") as store:

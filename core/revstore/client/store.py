@@ -38,7 +38,12 @@ from revstore.client.methods import (
 from revstore.client.paging import Pages
 from revstore.client.values import LeaseInfo
 from revstore.client.watch import AsyncWatcher, WatchStreams
-from revstore.embedded.requests import delete_request, put_request, watch_request
+from revstore.embedded.requests import (
+    delete_request,
+    grant_request,
+    put_request,
+    watch_request,
+)
 from revstore.embedded.txn import Compare, Operation, Put, Txn, make_txn
 from revstore.embedded.values import (
     DeleteResult,
@@ -300,11 +305,7 @@ class AsyncClient:
         return (await self._grant(ttl_s, lease_id)).ID
 
     async def _grant(self, ttl_s: int, lease_id: int) -> rpc_pb2.LeaseGrantResponse:
-        if not isinstance(ttl_s, int):
-            raise UsageError(
-                f"a time to live is a whole number of seconds, not {ttl_s!r}"
-            )
-        request = rpc_pb2.LeaseGrantRequest(TTL=ttl_s, ID=lease_id)
+        request = grant_request(ttl_s, lease_id)
         method = GRANT_ID if lease_id else GRANT
         return await self._caller.call(method, request, self._options)
 

@@ -2,41 +2,40 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from random import SystemRandom
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from revstore.api import errors
+from revstore.embedded.requests import grant_request
 from revstore.embedded.shell import EmbeddedShell
-from revstore.errors import ApiError, UsageError
+from revstore.errors import ApiError
+from revstore.lease.lessor import TTL_MAX_S
 from revstore.proto import rpc_pb2
 
 if TYPE_CHECKING:
     from revstore.embedded.store import EmbeddedStore
 
-TTL_MAX_S = 9_000_000_000
 
-
-def grant_request(
-    shell: EmbeddedShell, ttl_s: int, lease_id: int
+def local_grant(
+    ttl_s: int, lease_id: int, taken: Callable[[int], bool]
 ) -> rpc_pb2.LeaseGrantRequest:
-    """The request for a lease; id 0 means "choose one".
+    """The request for a lease; id 0 means "choose one that is not ``taken``".
 
     Raises:
         UsageError: the time to live is no whole number.
         ApiError: it is too large.
     """
-    if not isinstance(ttl_s, int):
-        raise UsageError(f"a time to live is a whole number of seconds, not {ttl_s!r}")
+    request = grant_request(ttl_s, lease_id)
     if ttl_s > TTL_MAX_S:
         raise errors.LEASE_TTL_TOO_LARGE.fresh()
     random = SystemRandom()
-    while lease_id == 0:
+    while request.ID == 0:
         candidate = random.getrandbits(63)
-        with shell.lock:
-            if not shell.replica.store.lease_exists(candidate):
-                lease_id = candidate
-    return rpc_pb2.LeaseGrantRequest(TTL=ttl_s, ID=lease_id)
+        if not taken(candidate):
+            request.ID = candidate
+    return request
 
 
 def renew(shell: EmbeddedShell, lease_id: int) -> int:

@@ -1,6 +1,6 @@
 """From a caller's arguments to a request, and from a result to a value.
 
-What the synchronous and the asyncio store have in common.
+What the synchronous store, the asyncio store and the client have in common.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from revstore.embedded.values import (
     make_target,
     to_bytes,
 )
+from revstore.errors import UsageError
 from revstore.proto import rpc_pb2
 from revstore.types import ApplyResult
 
@@ -56,6 +57,13 @@ def delete_result(result: ApplyResult) -> DeleteResult:
     """The outcome of a delete."""
     answer = rpc_pb2.DeleteRangeResponse.FromString(result.body)
     return make_delete_result(answer, result.revision)
+
+
+def grant_request(ttl_s: int, lease_id: int) -> rpc_pb2.LeaseGrantRequest:
+    """A lease. Raises: UsageError: the time to live is no whole number."""
+    if not isinstance(ttl_s, int):
+        raise UsageError(f"a time to live is a whole number of seconds, not {ttl_s!r}")
+    return rpc_pb2.LeaseGrantRequest(TTL=ttl_s, ID=lease_id)
 
 
 def watch_request(

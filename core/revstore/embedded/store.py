@@ -18,7 +18,7 @@ from typing import Any, Self
 from revstore.api.replica import Tag
 from revstore.apply import validate
 from revstore.apply.puts import PlainPuts, check_puts
-from revstore.embedded.lease import Lease, grant_request, renew
+from revstore.embedded.lease import Lease, local_grant, renew
 from revstore.embedded.requests import (
     delete_request,
     delete_result,
@@ -254,10 +254,14 @@ class EmbeddedStore:
         Raises:
             ApiError: the id is taken, or the time to live too large.
         """
-        request = grant_request(self._shell, ttl_s, lease_id)
+        request = local_grant(ttl_s, lease_id, self._lease_exists)
         result = self._commit(Tag.LEASE_GRANT, request)
         answer = rpc_pb2.LeaseGrantResponse.FromString(result.body)
         return Lease(self, answer.ID, answer.TTL)
+
+    def _lease_exists(self, lease_id: int) -> bool:
+        with self._lock:
+            return self._shell.replica.store.lease_exists(lease_id)
 
     def revoke(self, lease_id: int) -> None:
         """End a lease and delete its keys. Raises: ApiError NOT_FOUND."""
