@@ -8,63 +8,24 @@ Rules of this file:
 
 from __future__ import annotations
 
-import importlib
 import sys
 from collections.abc import Sequence
 
 import click
 
 from revstore.cli import output
+from revstore.cli.lazy import LazyGroup
 
 _COMMANDS: dict[str, tuple[str, str]] = {
-    "serve": ("revstore.cli.serve:serve", "Run a server."),
-    "demo": ("revstore.cli.demo:demo", "Run a cluster on this machine to try."),
-    "ctl": ("revstore.cli.ctl:ctl", "Talk to the members of a cluster."),
-    "config": ("revstore.cli.config:config", "Check and show configurations."),
-    "plugins": ("revstore.cli.plugins:plugins", "List and check plugins."),
-    "sim": ("revstore.cli.sim:sim", "Run simulated clusters and check them."),
-    "version": ("revstore.cli.version:version", "Print the versions."),
+    "serve": ("serve:serve", "Run a server."),
+    "demo": ("demo:demo", "Run a cluster on this machine to try."),
+    "ctl": ("ctl:ctl", "Talk to the members of a cluster."),
+    "config": ("config:config", "Check and show configurations."),
+    "plugins": ("plugins:plugins", "List and check plugins."),
+    "sim": ("sim:sim", "Run simulated clusters and check them."),
+    "version": ("version:version", "Print the versions."),
 }
 """Where each command is, and its line in the help."""
-
-
-class LazyGroup(click.Group):
-    """A group whose commands are imported when they are used."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        """The names, in the order of the help."""
-        return list(_COMMANDS)
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """The command of a name, or None."""
-        entry = _COMMANDS.get(cmd_name)
-        if entry is None:
-            return None
-        module, _, name = entry[0].partition(":")
-        command: click.Command = getattr(importlib.import_module(module), name)
-        return command
-
-    def resolve_command(
-        self, ctx: click.Context, args: list[str]
-    ) -> tuple[str | None, click.Command | None, list[str]]:
-        """As click does it, with a hint at similar names."""
-        if args and args[0] not in _COMMANDS and not args[0].startswith("-"):
-            from difflib import get_close_matches
-
-            close = get_close_matches(args[0], _COMMANDS, n=1)
-            hint = f"did you mean {close[0]!r}? " if close else ""
-            raise click.UsageError(
-                f"there is no command {args[0]!r}; {hint}the commands are "
-                f"{', '.join(_COMMANDS)}"
-            )
-        return super().resolve_command(ctx, args)
-
-    def format_commands(
-        self, ctx: click.Context, formatter: click.HelpFormatter
-    ) -> None:
-        """The list of commands, without importing them."""
-        with formatter.section("Commands"):
-            formatter.write_dl([(name, entry[1]) for name, entry in _COMMANDS.items()])
 
 
 def _print_version(ctx: click.Context, param: click.Parameter, value: bool) -> None:
@@ -75,7 +36,11 @@ def _print_version(ctx: click.Context, param: click.Parameter, value: bool) -> N
         ctx.exit(output.OK)
 
 
-@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(
+    cls=LazyGroup,
+    table=_COMMANDS,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
 @click.option("--debug", is_flag=True, help="Print a traceback with every error.")
 @click.option(
     "--version",
