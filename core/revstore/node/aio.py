@@ -15,7 +15,6 @@ from random import Random, SystemRandom
 from typing import TypeVar
 
 from revstore import logs
-from revstore.api import errors
 from revstore.errors import ApiError, CorruptionError, Unavailable
 from revstore.node.bootstrap import (
     Member,
@@ -24,6 +23,7 @@ from revstore.node.bootstrap import (
     is_announced,
     open_member,
 )
+from revstore.node.datadir import wal_directory
 from revstore.node.joining import ask_cluster
 from revstore.node.peering import Peering, PeerSettings
 from revstore.node.replica import Replica
@@ -128,22 +128,25 @@ class AsyncNode:
 
     async def _until_serving(self) -> None:
         """Wait until the log is replayed and a read can be served."""
-        done = self._loop.create_future()
+        while True:
+            self.request_pump()
+            error = await self._barrier()
+            if error is None:
+                return
+            if self.replica.stopped:
+                raise Unavailable(f"the member stopped while starting: {error}")
+            await asyncio.sleep(self.replica.settings.heartbeat_s)
+
+    async def _barrier(self) -> ApiError | None:
+        """What a linearizable read hears when its turn comes."""
+        done: asyncio.Future[ApiError | None] = self._loop.create_future()
 
         def served(error: ApiError | None) -> None:
             if not done.done():
                 done.set_result(error)
 
-        while True:
-            self.replica.read(served)
-            self.request_pump()
-            error = await done
-            if error is None:
-                return
-            if self.replica.stopped:
-                raise Unavailable(f"the member stopped while starting: {error}")
-            done = self._loop.create_future()
-            await asyncio.sleep(self.replica.settings.heartbeat_s)
+        self.replica.read(served)
+        return await done
 
     async def _compared(self) -> None:
         """Compare this member's data with the others', before it serves any of it."""
@@ -316,25 +319,14 @@ class AsyncNode:
 
     async def read_barrier(self) -> None:
         """Wait until a linearizable read may be served. Raises: ApiError."""
-        done: asyncio.Future[ApiError | None] = self._loop.create_future()
-
-        def served(error: ApiError | None) -> None:
-            if not done.done():
-                done.set_result(error)
-
-        self.replica.read(served)
-        error = await done
+        error = await self._barrier()
         if error is not None:
             raise error.fresh()
-
-    def stopped_error(self) -> ApiError:
-        """What a request gets after ``close``."""
-        return errors.STOPPED
 
 
 def _asks(settings: MemberSettings) -> bool:
     """Whether a member has to ask the others who it is: it has no log yet."""
     others = settings.initial_cluster.keys() - {settings.name}
-    log = settings.wal_dir or settings.data_dir / "member" / "wal"
+    log = wal_directory(settings.data_dir, settings.wal_dir)
     known = log.is_dir() and any(log.iterdir())
     return not known and (bool(others) or settings.initial_cluster_state == "existing")

@@ -53,7 +53,7 @@ class DataDir:
             else:
                 self._check_manifest(backend, wal)
             self.backend_path = path / "member" / backend
-            self.wal_path = wal_dir or path / "member" / "wal"
+            self.wal_path = wal_directory(path, wal_dir)
             for part in (path / "member", self.backend_path, self.wal_path):
                 make_durable(part)
                 # One that is there may be so since a kill, without this.
@@ -159,6 +159,11 @@ def make_durable(path: Path) -> None:
         make_durable(path.parent)
         path.mkdir(mode=0o700, exist_ok=True)
         sync_directory(path.parent)
+
+
+def wal_directory(path: Path, wal_dir: Path | None) -> Path:
+    """Where the log of a data directory is; ``wal_dir`` is another place for it."""
+    return wal_dir or path / "member" / "wal"
 
 
 def sync_directory(path: Path) -> None:
