@@ -168,8 +168,8 @@ class SegmentWal(Wal):
         on_durable: OnDurable | None = None,
     ) -> None:
         self._enqueue(hard_state, entries, on_durable)
-        if self._thread is not None and self._wake.locked():
-            self._wake.release()
+        if self._thread is not None:
+            self._wake_thread()
 
     def append_here(
         self,

@@ -36,7 +36,6 @@ from revstore.errors import (
     CorruptionError,
     InvariantViolation,
     RevstoreError,
-    TransportError,
 )
 from revstore.interfaces.backend import Backend
 from revstore.interfaces.backend import Snapshot as Reader
@@ -333,7 +332,7 @@ class Snapshots:
             found = msgspec.msgpack.decode(offer, type=Offer)
             message = decode_message(found.message)
             header = decode_header(found.header)
-        except (msgspec.MsgspecError, TransportError, RevstoreError) as exc:
+        except (msgspec.MsgspecError, RevstoreError) as exc:
             raise Refused(f"what is offered cannot be read: {exc}") from exc
         if header.cluster_id != replica.cluster_id:
             raise Refused(
