@@ -40,7 +40,8 @@ def handle_append_answer(raft: Raft, message: Message) -> None:
         return
     other = member != raft.id
     if maybe_commit(raft):
-        reads.release_postponed(raft)
+        if raft.reads.postponed:
+            reads.release_postponed(raft)
         broadcast_append(raft)
     elif other and row.can_bump_commit(raft.log.committed):
         maybe_send_append(raft, member, row, send_if_empty=True)
@@ -48,7 +49,8 @@ def handle_append_answer(raft: Raft, message: Message) -> None:
         # The window may have room for several messages.
         while maybe_send_append(raft, member, row, send_if_empty=False):
             pass
-    transfer.maybe_finish(raft, member)
+    if member == raft.transfer_target:
+        transfer.finish_if_caught_up(raft, member)
 
 
 def _advance(raft: Raft, row: Progress, index: int) -> bool:

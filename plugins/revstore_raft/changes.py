@@ -180,7 +180,7 @@ def _switch(
         replication.broadcast_append(raft)
     else:
         # New members need not wait for the next proposal or heartbeat.
-        for member, row in tracker.members():
+        for member, row in tracker.members:
             if member != raft.id:
                 replication.maybe_send_append(raft, member, row, send_if_empty=False)
     if raft.transfer_target and raft.transfer_target not in membership.voters():

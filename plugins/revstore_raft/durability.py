@@ -22,7 +22,8 @@ def handle_append_done(raft: Raft, message: Message) -> None:
     """A batch is durable, in the term in which it was handed out."""
     if message.index:
         raft.log.stable_to(message.log_term, message.index)
-    handle_late_append_done(raft, message)
+    if message.snapshot is not None:
+        handle_late_append_done(raft, message)
 
 
 def handle_late_append_done(raft: Raft, message: Message) -> None:
@@ -43,8 +44,10 @@ def handle_apply_done(raft: Raft, message: Message) -> None:
 
 def applied_to(raft: Raft, index: int, size: int) -> None:
     """Everything up to ``index`` is applied; ``size`` bytes of it were handed out."""
-    raft.log.applied_to(max(index, raft.log.applied), size)
-    changes.maybe_leave_joint(raft)
+    log = raft.log
+    log.applied_to(index if index > log.applied else log.applied, size)
+    if raft.tracker.membership.auto_leave:
+        changes.maybe_leave_joint(raft)
 
 
 def release_uncommitted(raft: Raft, size: int) -> None:

@@ -144,6 +144,6 @@ def check_quorum(raft: Raft) -> None:
     """Step down if a quorum was silent for an election timeout (thesis, 6.2)."""
     if not raft.tracker.quorum_active():
         roles.become_follower(raft, raft.term, NONE)
-    for member, row in raft.tracker.members():
+    for member, row in raft.tracker.members:
         if member != raft.id:
             row.recent_active = False

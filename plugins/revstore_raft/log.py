@@ -146,6 +146,9 @@ class RaftLog:
         offset = self.unstable.offset
         if lo >= offset:
             return limit_size(self.unstable.slice(lo, hi), bytes_max)
+        if self._recent and self._recent_first <= lo and hi <= offset:
+            start = self._recent_first
+            return limit_size(self._recent[lo - start : hi - start], bytes_max)
         if lo < self.first_index():
             return None
         cut = min(hi, offset)
@@ -230,10 +233,10 @@ class RaftLog:
         Paper, section 5.4.2: an entry of an older term is never committed by counting
         replicas; it becomes committed with the first entry of the leader's term.
         """
-        if index > self.committed and term != 0 and self.matches(term, index):
-            self.commit_to(index)
-            return True
-        return False
+        if index <= self.committed or term == 0 or self.term(index) != term:
+            return False
+        self.committed = index
+        return True
 
     def restore(self, snapshot: Snapshot) -> None:
         """A snapshot replaces the log."""
@@ -281,7 +284,9 @@ class RaftLog:
 
     def next_committed(self, allow_unstable: bool) -> tuple[Entry, ...]:
         """Entries to be applied now; handed out by ``accept_applying``."""
-        if not self.has_next_committed(allow_unstable):
+        if self.applying >= self.committed or not self.has_next_committed(
+            allow_unstable
+        ):
             return ()
         upper = self.appliable_index(allow_unstable) + 1
         room = self.applying_bytes_max
@@ -304,9 +309,9 @@ class RaftLog:
             self.applying_bytes >= self.applying_bytes_max
             or index < self.appliable_index(allow_unstable)
         )
-        if self._recent:
-            del self._recent[: max(index + 1 - self._recent_first, 0)]
-            self._recent_first = max(self._recent_first, index + 1)
+        if self._recent and index >= self._recent_first:
+            del self._recent[: index + 1 - self._recent_first]
+            self._recent_first = index + 1
 
     def applied_to(self, index: int, size: int) -> None:
         """Entries up to ``index`` are applied.
@@ -319,9 +324,11 @@ class RaftLog:
                 f"applied {index} after {self.applied}, committed {self.committed}"
             )
         self.applied = index
-        self.applying = max(self.applying, index)
-        self.applying_bytes = max(self.applying_bytes - size, 0)
-        self.applying_paused = self.applying_bytes >= self.applying_bytes_max
+        if index > self.applying:
+            self.applying = index
+        left = self.applying_bytes - size
+        self.applying_bytes = left if left > 0 else 0
+        self.applying_paused = left >= self.applying_bytes_max
 
     def has_unapplied_change(self, page_bytes: int) -> bool:
         """Whether a membership change is committed and not applied."""

@@ -251,7 +251,15 @@ class RaftConsensus(Consensus):
     def ready(self) -> Ready:
         """See ``Consensus.ready``."""
         output = self._outlet.take()
-        read_states, dropped = self._take_reads(output.read_states)
+        read_states: tuple[ReadState, ...] = ()
+        dropped: tuple[bytes, ...] = ()
+        if (
+            output.read_states
+            or self._dropped
+            or output.soft_state is not None
+            or self._epoch[0] != self._raft.term
+        ):
+            read_states, dropped = self._take_reads(output.read_states)
         if output.committed:
             self._to_apply.append(
                 (
@@ -291,7 +299,7 @@ class RaftConsensus(Consensus):
             (own if message.to == id else after).append(message)
         if output.must_sync or output.snapshot is not None:
             self._sequence += 1
-            state = self._raft.hard_state()
+            state = self._outlet.hard_state
             changed = None if state == self._saved else state
             self._saved = state
             self._in_flight.append(
@@ -301,7 +309,8 @@ class RaftConsensus(Consensus):
             return persist, tuple(after)
         if not self._in_flight:
             # Everything that these messages reveal is durable.
-            self._step_all(own)
+            if own:
+                self._step_all(own)
             return None, tuple(after)
         newest = self._in_flight[-1]
         newest.own += own
@@ -368,7 +377,7 @@ class RaftConsensus(Consensus):
                     row.learner,
                     row.recent_active,
                 )
-                for member, row in raft.tracker.members()
+                for member, row in raft.tracker.members
             )
         return Status(
             raft.id,

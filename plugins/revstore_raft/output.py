@@ -45,26 +45,31 @@ class Output(msgspec.Struct, frozen=True):
 class Outlet:
     """Takes output from a member, remembering what was taken before."""
 
-    __slots__ = ("_allow_unstable", "_hard_state", "_raft", "_soft_state")
+    __slots__ = ("_allow_unstable", "_raft", "_soft_state", "hard_state")
 
     def __init__(self, raft: Raft, allow_unstable: bool) -> None:
         self._raft = raft
         self._allow_unstable = allow_unstable
         self._soft_state = raft.soft_state()
-        self._hard_state = raft.hard_state()
+        self.hard_state = raft.hard_state()
+        """As it was taken last."""
 
     def pending(self) -> bool:
         """Whether there is anything to take."""
         raft = self._raft
         log = raft.log
-        soft, hard = self._soft_state, self._hard_state
+        unstable = log.unstable
+        soft, hard = self._soft_state, self.hard_state
         return bool(
             raft.messages
             or raft.after_append
             or raft.read_states
-            or log.unstable.in_progress <= log.last_index
-            or log.unstable.next_snapshot() is not None
-            or log.has_next_committed(self._allow_unstable)
+            or unstable.in_progress <= log.last_index
+            or (unstable.snapshot is not None and not unstable.snapshot_in_progress)
+            or (
+                log.applying < log.committed
+                and log.has_next_committed(self._allow_unstable)
+            )
             or soft.leader != raft.leader
             or soft.role is not raft.role
             or hard.commit != log.committed
@@ -77,60 +82,67 @@ class Outlet:
         raft = self._raft
         log = raft.log
         unstable = log.unstable
-        soft: SoftState | None = raft.soft_state()
-        if soft == self._soft_state:
-            soft = None
-        old = self._hard_state
-        hard: HardState | None = raft.hard_state()
-        if hard == old:
-            hard = None
-        elif hard is not None:
-            _must_not_regress(old, hard)
+        promised = self._changed_promise()
         entries = unstable.next_entries()
         snapshot = unstable.next_snapshot()
         committed = log.next_committed(self._allow_unstable)
+        bounded = committed and log.applying_bytes_max < NO_LIMIT
         output = Output(
-            soft,
-            hard,
+            self._changed_soft_state(),
+            self._changed_hard_state(),
             entries,
             snapshot,
             committed,
-            entries_size(committed) if log.applying_bytes_max < NO_LIMIT else 0,
+            entries_size(committed) if bounded else 0,
             raft.messages,
             raft.after_append,
             self._append_done(snapshot),
             raft.read_states,
-            bool(entries) or old.term != raft.term or old.vote != raft.vote,
+            promised or bool(entries),
         )
-        self._accept(output)
-        return output
-
-    def _accept(self, output: Output) -> None:
-        raft = self._raft
-        self._soft_state = output.soft_state or self._soft_state
-        self._hard_state = output.hard_state or self._hard_state
         raft.messages = []
         raft.after_append = []
         if output.read_states:
             raft.read_states = []
-        raft.log.unstable.accept()
-        if output.committed:
-            raft.log.accept_applying(
-                output.committed[-1].index, output.committed_bytes, self._allow_unstable
+        unstable.accept()
+        if committed:
+            log.accept_applying(
+                committed[-1].index, output.committed_bytes, self._allow_unstable
             )
+        return output
+
+    def _changed_promise(self) -> bool:
+        """Whether term or vote differ from what was taken last."""
+        raft, old = self._raft, self.hard_state
+        return old.term != raft.term or old.vote != raft.vote
+
+    def _changed_soft_state(self) -> SoftState | None:
+        raft, old = self._raft, self._soft_state
+        if old.leader == raft.leader and old.role is raft.role:
+            return None
+        self._soft_state = raft.soft_state()
+        return self._soft_state
+
+    def _changed_hard_state(self) -> HardState | None:
+        raft, old = self._raft, self.hard_state
+        if old.commit == raft.log.committed and not self._changed_promise():
+            return None
+        new = self.hard_state = raft.hard_state()
+        _must_not_regress(old, new)
+        return new
 
     def _append_done(self, snapshot: Snapshot | None) -> Message | None:
         raft = self._raft
-        waiting = bool(raft.log.unstable.entries)
-        if not waiting and snapshot is None:
+        entries = raft.log.unstable.entries
+        if not entries and snapshot is None:
             return None
         return Message(
             MessageType.STORAGE_APPEND_RESP,
             to=raft.id,
             sender=LOCAL_APPEND,
             term=raft.term,
-            log_term=raft.log.last_term() if waiting else 0,
-            index=raft.log.last_index if waiting else 0,
+            log_term=entries[-1].term if entries else 0,
+            index=raft.log.last_index if entries else 0,
             snapshot=snapshot,
         )
 

@@ -24,6 +24,7 @@ from revstore_raft.sizes import payload_size
 from revstore_raft.state import Raft
 
 _APP = MessageType.APP
+_APP_RESP = MessageType.APP_RESP
 _REPLICATE = ProgressState.REPLICATE
 _SNAPSHOT = ProgressState.SNAPSHOT
 
@@ -40,14 +41,14 @@ def append_own(raft: Raft, entries: tuple[Entry, ...]) -> bool:
         return False
     raft.uncommitted_bytes = waiting + size
     raft.log.append(entries)
-    last = entries[-1].index
-    raft.send(MessageType.APP_RESP, raft.id, index=last)
+    id, last = raft.id, entries[-1].index
+    raft.after_append.append(Message(_APP_RESP, id, id, raft.term, 0, last))
     return True
 
 
 def broadcast_append(raft: Raft) -> None:
     """Bring everybody up to date, with an empty append where nothing is new."""
-    for member, row in raft.tracker.members():
+    for member, row in raft.tracker.members:
         if member != raft.id:
             maybe_send_append(raft, member, row, send_if_empty=True)
 
@@ -106,7 +107,7 @@ def broadcast_heartbeat(raft: Raft) -> None:
     """Tell everybody who leads; it begins a round that answers refer to."""
     context = raft.reads.next_round(raft.ticks)
     committed = raft.log.committed
-    for member, row in raft.tracker.members():
+    for member, row in raft.tracker.members:
         if member == raft.id:
             continue
         # A follower may have other entries behind what it is known to share.

@@ -98,7 +98,7 @@ def _reset(raft: Raft, term: int) -> None:
     raft.lease_broken = False
     raft.tracker.votes.clear()
     next_index = raft.log.last_index + 1
-    for member, row in raft.tracker.members():
+    for member, row in raft.tracker.members:
         row.restart(next_index)
         if member == raft.id:
             row.match = raft.log.last_index

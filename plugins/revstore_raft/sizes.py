@@ -22,6 +22,8 @@ _FRAME_BYTES_MAX = 32
 
 def payload_size(entries: Sequence[Entry]) -> int:
     """Bytes of data in the entries."""
+    if len(entries) == 1:
+        return len(entries[0].data)
     return sum([len(entry.data) for entry in entries])
 
 
@@ -31,15 +33,17 @@ def _varint_size(number: int) -> int:
 
 def entry_size(entry: Entry) -> int:
     """Encoded bytes of one entry."""
-    size = len(entry.data)
-    size += 4 + _varint_size(entry.term) + _varint_size(entry.index)
-    return size + 1 + _varint_size(len(entry.data)) if entry.data else size
+    # Written out without ``_varint_size``: it is on the way of each single write.
+    data = len(entry.data)
+    size = data + 4 + ((entry.term.bit_length() + 6) // 7 or 1)
+    size += (entry.index.bit_length() + 6) // 7 or 1
+    return size + 1 + (data.bit_length() + 6) // 7 if data else size
 
 
 def entries_size(entries: Sequence[Entry]) -> int:
     """Encoded bytes of the entries, which are consecutive."""
-    if not entries:
-        return 0
+    if len(entries) < 2:
+        return entry_size(entries[0]) if entries else 0
     first, last = entries[0], entries[-1]
     lengths = [len(entry.data) for entry in entries]
     frame = 4 + _varint_size(last.term) + _varint_size(last.index)

@@ -12,7 +12,7 @@ Rules of this file:
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import msgspec
 
@@ -60,28 +60,32 @@ class Membership(msgspec.Struct, frozen=True):
 class Tracker:
     """Membership, progress and votes; see the rules of the file."""
 
-    __slots__ = ("_order", "_progress", "membership", "votes")
+    __slots__ = (
+        "_incoming",
+        "_outgoing",
+        "_progress",
+        "get",
+        "members",
+        "membership",
+        "votes",
+    )
 
     def __init__(self) -> None:
         self.membership = Membership()
         self.votes: dict[int, bool] = {}
         """Votes of this term's election; the first answer of a member counts."""
-        self._progress: dict[int, Progress] = {}
-        self._order: list[tuple[int, Progress]] = []
+        self.replace(Membership(), {})
 
     def replace(self, membership: Membership, progress: dict[int, Progress]) -> None:
         """Put a new membership in force."""
         self.membership = membership
         self._progress = progress
-        self._order = sorted(progress.items())
-
-    def get(self, member: int) -> Progress | None:
+        self._incoming = [progress[voter] for voter in membership.incoming]
+        self._outgoing = [progress[voter] for voter in membership.outgoing]
+        self.get: Callable[[int], Progress | None] = progress.get
         """A member's progress, None if it is no member."""
-        return self._progress.get(member)
-
-    def members(self) -> list[tuple[int, Progress]]:
+        self.members = sorted(progress.items())
         """All members and their progress, by id; not to be changed."""
-        return self._order
 
     def progress_map(self) -> dict[int, Progress]:
         """A copy of the map that a change of membership may edit."""
@@ -97,12 +101,12 @@ class Tracker:
 
     def committed(self) -> int:
         """The highest index that the voters have durably."""
-        progress = self._progress
-        membership = self.membership
-        index = majority_committed([progress[v].match for v in membership.incoming])
-        if membership.outgoing:
-            outgoing = [progress[v].match for v in membership.outgoing]
-            index = min(index, majority_committed(outgoing))
+        incoming, outgoing = self._incoming, self._outgoing
+        if len(incoming) == 1 and not outgoing:
+            return incoming[0].match
+        index = majority_committed([row.match for row in incoming])
+        if outgoing:
+            index = min(index, majority_committed([row.match for row in outgoing]))
         return index
 
     def decided(self, votes: dict[int, bool]) -> VoteResult:
@@ -115,7 +119,7 @@ class Tracker:
 
     def quorum_active(self) -> bool:
         """Whether a quorum was heard from since the last check."""
-        active = [member for member, row in self._order if row.recent_active]
+        active = [member for member, row in self.members if row.recent_active]
         return self.quorum_among(active)
 
     def record_vote(self, member: int, granted: bool) -> None:

@@ -35,10 +35,8 @@ def handle_transfer(raft: Raft, message: Message) -> None:
         replication.maybe_send_append(raft, target, row, send_if_empty=True)
 
 
-def maybe_finish(raft: Raft, member: int) -> None:
-    """A follower caught up further; if it is the target, it may be time."""
-    if member != raft.transfer_target:
-        return
+def finish_if_caught_up(raft: Raft, member: int) -> None:
+    """The target caught up further; it may be time."""
     row = raft.tracker.get(member)
     if row is not None and row.match == raft.log.last_index:
         send_timeout_now(raft, member)

@@ -488,7 +488,7 @@ def test_learners_do_not_count() -> None:
 
 
 def _appends(raft: Raft) -> list[Message]:
-    for _, row in raft.tracker.members():
+    for _, row in raft.tracker.members:
         row.flow_paused = False
     propose(raft, b"x")
     return of(sent(raft), T.APP)

@@ -368,7 +368,7 @@ class Session:
     def _show_status(self, directive: Directive) -> None:
         raft = self._member(directive).node.raft
         if raft.leader == raft.id:
-            self._write(describe.progress_map_text(raft.tracker.members()))
+            self._write(describe.progress_map_text(raft.tracker.members))
 
     # ---- memberships without a cluster ----
 

@@ -157,5 +157,5 @@ class MembershipUnderTest:
         tracker.replace(*result)
         return (
             f"{describe.membership_text(result[0])}\n"
-            f"{describe.progress_map_text(tracker.members())}"
+            f"{describe.progress_map_text(tracker.members)}"
         )

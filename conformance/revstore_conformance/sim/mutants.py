@@ -383,7 +383,7 @@ def _old_heartbeats_commit() -> Sequence[Patch]:
     def broadcast_heartbeat(raft: Raft) -> None:
         context = raft.reads.next_round(raft.ticks)
         committed = raft.log.committed
-        for member, row in raft.tracker.members():
+        for member, row in raft.tracker.members:
             if member != raft.id:
                 kind = MessageType.HEARTBEAT
                 raft.send(kind, member, commit=committed, context=context)
