@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import getpass
-from typing import Any
 
 import click
 
 from revstore.cli import output
+from revstore.cli.ctl_keys import key_arguments, span_of
 from revstore.cli.ctl_run import Session, command
 from revstore.cli.ctl_show import fields_of, text_of
 from revstore.client.values import Permission
@@ -180,23 +180,10 @@ def _end(permission: Permission) -> str:
     return text_of(permission.end) or "-"
 
 
-def _span(key: str, end: str | None, prefix: bool, from_key: bool) -> dict[str, Any]:
-    if sum((prefix, from_key, end is not None)) > 1:
-        raise UsageError("give one of: a range end, --prefix, --from-key")
-    if prefix:
-        return {"prefix": key}
-    if from_key:
-        return {"key": key, "end": b"\x00"}
-    return {"key": key, "end": end}
-
-
 @command(role, "grant-permission")
 @click.argument("name", metavar="ROLE")
 @click.argument("kind", type=click.Choice(["read", "write", "readwrite"]))
-@click.argument("key")
-@click.argument("range_end", required=False)
-@click.option("--prefix", is_flag=True, help="All keys that begin so.")
-@click.option("--from-key", is_flag=True, help="All keys from this one on.")
+@key_arguments
 async def grant_permission(
     session: Session,
     name: str,
@@ -207,17 +194,14 @@ async def grant_permission(
     from_key: bool,
 ) -> None:
     """Let a role read or write a key, a range or a prefix."""
-    span = _span(key, range_end, prefix, from_key)
+    span = span_of(key, range_end, prefix, from_key)
     await session.client.auth.grant_permission(name, kind, **span)
     session.tell({"role": name}, f"Role {name} updated")
 
 
 @command(role, "revoke-permission")
 @click.argument("name", metavar="ROLE")
-@click.argument("key")
-@click.argument("range_end", required=False)
-@click.option("--prefix", is_flag=True, help="All keys that begin so.")
-@click.option("--from-key", is_flag=True, help="All keys from this one on.")
+@key_arguments
 async def revoke_permission(
     session: Session,
     name: str,
@@ -227,6 +211,6 @@ async def revoke_permission(
     from_key: bool,
 ) -> None:
     """Take a permission from a role; the keys must be those it was given for."""
-    span = _span(key, range_end, prefix, from_key)
+    span = span_of(key, range_end, prefix, from_key)
     await session.client.auth.revoke_permission(name, **span)
     session.tell({"role": name}, f"Permission of role {name} is revoked")

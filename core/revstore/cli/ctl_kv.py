@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from revstore.cli import output
+from revstore.cli.ctl_keys import key_arguments, span_of
 from revstore.cli.ctl_run import Session, command
 from revstore.cli.ctl_show import fields_of, pair_fields, print_pair, text_of
 from revstore.client.watch import AsyncWatcher
@@ -17,27 +18,19 @@ from revstore.errors import UsageError
 
 
 def _span(
-    key: str, end: str | None, prefix: bool, from_key: bool
-) -> dict[str, Any] | None:
-    """The arguments of a range; None: one key."""
-    if sum((prefix, from_key, end is not None)) > 1:
-        raise UsageError("give one of: a range end, --prefix, --from-key")
-    if prefix:
-        return {"prefix": key}
-    if from_key:
-        return {"key": key or b"\x00", "end": None}
-    if end is not None:
-        return {"key": key, "end": end}
-    if not key:
+    key: str, range_end: str | None, prefix: bool, from_key: bool
+) -> dict[str, Any]:
+    """As ``span_of``; from the empty key on are all, and no key is empty."""
+    span = span_of(key, range_end, prefix, from_key)
+    if not key and from_key:
+        span["key"] = b"\x00"
+    elif not key and not prefix and range_end is None:
         raise UsageError("a key must not be empty; --prefix '' is every key")
-    return None
+    return span
 
 
 @command(name="get")
-@click.argument("key")
-@click.argument("range_end", required=False)
-@click.option("--prefix", is_flag=True, help="All keys that begin so.")
-@click.option("--from-key", is_flag=True, help="All keys from this one on.")
+@key_arguments
 @click.option("--rev", default=0, help="At this revision; 0 is now.")
 @click.option("--limit", default=0, help="At most so many.")
 @click.option(
@@ -58,17 +51,18 @@ def _span(
 async def get(session: Session, key: str, range_end: str | None, **how: Any) -> None:
     """Read a key, the keys from KEY up to RANGE_END, or a prefix."""
     span = _span(key, range_end, how["prefix"], how["from_key"])
+    one = "key" in span and span["end"] is None
     client, serializable = session.client, how["consistency"] == "s"
     if how["count_only"]:
-        if span is None:
-            span = {"key": key, "end": key + "\x00"}
+        if one:
+            span["end"] = key + "\x00"
         count = await client.count(
             **span, revision=how["rev"], serializable=serializable
         )
         session.tell({"count": count}, str(count))
         return
     pairs: list[KeyValue] = []
-    if span is None:
+    if one:
         found = await client.get(key, revision=how["rev"], serializable=serializable)
         pairs = [] if found is None else [found]
     else:
@@ -142,10 +136,7 @@ async def put(
 
 
 @command(name="del")
-@click.argument("key")
-@click.argument("range_end", required=False)
-@click.option("--prefix", is_flag=True, help="All keys that begin so.")
-@click.option("--from-key", is_flag=True, help="All keys from this one on.")
+@key_arguments
 @click.option("--prev-kv", is_flag=True, help="Print what is deleted.")
 async def delete(
     session: Session,
@@ -157,9 +148,7 @@ async def delete(
 ) -> None:
     """Delete a key, the keys from KEY up to RANGE_END, or a prefix."""
     span = _span(key, range_end, prefix, from_key)
-    if span is not None and "end" in span and span["end"] is None:
-        span["end"] = b"\x00"
-    result = await session.client.delete(**(span or {"key": key}), prev_kv=prev_kv)
+    result = await session.client.delete(**span, prev_kv=prev_kv)
     if session.flags.as_json:
         document = [pair_fields(pair) for pair in result.prev]
         output.json(
@@ -181,10 +170,7 @@ async def compaction(session: Session, revision: int, physical: bool) -> None:
 
 
 @command(name="watch", unbounded=True)
-@click.argument("key")
-@click.argument("range_end", required=False)
-@click.option("--prefix", is_flag=True, help="All keys that begin so.")
-@click.option("--from-key", is_flag=True, help="All keys from this one on.")
+@key_arguments
 @click.option("--rev", default=0, help="Begin with this revision; 0 is now.")
 @click.option("--prev-kv", is_flag=True, help="Print the pair before each change.")
 @click.option(
@@ -198,10 +184,8 @@ async def watch(session: Session, key: str, range_end: str | None, **how: Any) -
     --output json each change is one line.
     """
     span = _span(key, range_end, how["prefix"], how["from_key"])
-    if span is not None and "end" in span and span["end"] is None:
-        span["end"] = b"\x00"
     watcher = session.client.watch(
-        **(span or {"key": key}),
+        **span,
         start_revision=how["rev"],
         prev_kv=how["prev_kv"],
         progress=how["progress_notify"],
