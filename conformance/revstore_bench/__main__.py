@@ -8,12 +8,10 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-import msgspec
-
 from revstore_bench.cases import all_cases
 from revstore_bench.model import QUICK, STANDARD
-from revstore_bench.report import render
-from revstore_bench.run import run
+from revstore_bench.report import publish
+from revstore_bench.run import run, say
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -38,16 +36,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.list:
             sys.stdout.write("".join(f"{case.name}\n" for case in cases))
             return 0
-        report = run(cases, scale, directory, _say)
-    sys.stdout.write(render(report))
-    if options.json is not None:
-        options.json.write_bytes(msgspec.json.format(msgspec.json.encode(report)))
+        report = run(cases, scale, directory, say)
+    publish(report, options.json)
     return 0
-
-
-def _say(text: str) -> None:
-    sys.stderr.write(f"{text}\n")
-    sys.stderr.flush()
 
 
 if __name__ == "__main__":

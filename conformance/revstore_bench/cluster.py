@@ -36,8 +36,8 @@ from revstore_bench.flood import Flood
 from revstore_bench.grpc import CONNECTIONS, requests
 from revstore_bench.load import LoadError, LoadReport
 from revstore_bench.model import QUICK, STANDARD, Case, Row, Sample, Scale
-from revstore_bench.report import render
-from revstore_bench.run import run
+from revstore_bench.report import publish
+from revstore_bench.run import run, say
 from revstore_bench.serving import PUT_PATH, RANGE_PATH, Target, free_port, puts
 from revstore_bench.tcp_flood import TcpFlood
 
@@ -330,17 +330,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             FailOverCase(scale, directory / "fail-over"),
         ]
         chosen = [case for case in cases if options.only in case.name]
-        report = run(chosen, scale, directory, lambda text: print_err(text))
-    sys.stdout.write(render(report))
-    if options.json is not None:
-        options.json.write_bytes(msgspec.json.format(msgspec.json.encode(report)))
+        report = run(chosen, scale, directory, say)
+    publish(report, options.json)
     return 0
-
-
-def print_err(text: str) -> None:
-    """Progress."""
-    sys.stderr.write(f"{text}\n")
-    sys.stderr.flush()
 
 
 if __name__ == "__main__":

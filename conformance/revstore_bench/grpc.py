@@ -38,8 +38,8 @@ from revstore_bench.model import (
     Sample,
     Scale,
 )
-from revstore_bench.report import render
-from revstore_bench.run import run
+from revstore_bench.report import publish
+from revstore_bench.run import run, say
 from revstore_bench.secure import Certificate, make_certificate
 from revstore_bench.serving import (
     PUT_PATH,
@@ -322,16 +322,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with tempfile.TemporaryDirectory(dir=options.directory, prefix="bench-") as path:
         directory = Path(path)
         case = GrpcCase(scale, directory / "grpc", flags, options.transport)
-        report = run([case], scale, directory, _say)
-    sys.stdout.write(render(report))
-    if options.json is not None:
-        options.json.write_bytes(msgspec.json.format(msgspec.json.encode(report)))
+        report = run([case], scale, directory, say)
+    publish(report, options.json)
     return 0
-
-
-def _say(text: str) -> None:
-    sys.stderr.write(f"{text}\n")
-    sys.stderr.flush()
 
 
 if __name__ == "__main__":

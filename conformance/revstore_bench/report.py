@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
+from pathlib import Path
 
 import msgspec
 
@@ -52,6 +54,16 @@ def render(report: Report) -> str:
     ]
     lines += ["", _verdict(report)]
     return "\n".join(lines) + "\n"
+
+
+def publish(report: Report, json: Path | None) -> None:
+    """Print the table, and write every sample to a file if one is named.
+
+    Raises: OSError.
+    """
+    sys.stdout.write(render(report))
+    if json is not None:
+        json.write_bytes(msgspec.json.format(msgspec.json.encode(report)))
 
 
 def _cells(row: Row, samples: list[Sample]) -> tuple[str, ...]:

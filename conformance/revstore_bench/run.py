@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -10,6 +11,12 @@ from revstore_bench.model import Case, Sample, Scale
 from revstore_bench.report import CaseReport, Report
 
 Say = Callable[[str], None]
+
+
+def say(text: str) -> None:
+    """Show how far a run is, beside its results."""
+    sys.stderr.write(f"{text}\n")
+    sys.stderr.flush()
 
 
 def run(cases: Sequence[Case], scale: Scale, directory: Path, say: Say) -> Report:

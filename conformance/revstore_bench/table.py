@@ -23,8 +23,8 @@ from revstore_bench.grpc import TLS_LOADS, GrpcCase
 from revstore_bench.idle import QUICK_SIZE, STANDARD_SIZE, IdleCase
 from revstore_bench.model import QUICK, STANDARD, Case, Scale
 from revstore_bench.ranging import RangingCase
-from revstore_bench.report import Report, render
-from revstore_bench.run import Say, run
+from revstore_bench.report import Report, publish
+from revstore_bench.run import Say, run, say
 from revstore_bench.trio import TrioCase
 from revstore_bench.watching import WatchingCase
 
@@ -91,16 +91,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stdout.write("".join(f"{name}\n" for name in chosen))
         return 0
     with tempfile.TemporaryDirectory(dir=options.directory, prefix="bench-") as path:
-        report = run_all(chosen, scale, Path(path), _say)
-    sys.stdout.write(render(report))
-    if options.json is not None:
-        options.json.write_bytes(msgspec.json.format(msgspec.json.encode(report)))
+        report = run_all(chosen, scale, Path(path), say)
+    publish(report, options.json)
     return 0
-
-
-def _say(text: str) -> None:
-    sys.stderr.write(f"{text}\n")
-    sys.stderr.flush()
 
 
 if __name__ == "__main__":
