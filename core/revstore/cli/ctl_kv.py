@@ -11,7 +11,7 @@ import click
 from revstore.cli import output
 from revstore.cli.ctl_keys import key_arguments, span_of
 from revstore.cli.ctl_run import Session, command
-from revstore.cli.ctl_show import fields_of, pair_fields, print_pair, text_of
+from revstore.cli.ctl_show import fields_of, lease_id, pair_fields, print_pair, text_of
 from revstore.client.watch import AsyncWatcher
 from revstore.embedded.values import KeyValue, WatchEvent
 from revstore.errors import UsageError
@@ -229,14 +229,3 @@ def _print_event(session: Session, event: WatchEvent) -> None:
     if event.prev is not None:
         print_pair(event.prev)
     print_pair(event.kv)
-
-
-def lease_id(text: str) -> int:
-    """The id of a lease. Raises: UsageError: it is no hexadecimal number."""
-    try:
-        return int(text, 16)
-    except ValueError:
-        raise UsageError(
-            f"{text!r} is no id of a lease: they are hexadecimal, as "
-            "'revstore ctl lease list' shows them"
-        ) from None

@@ -7,9 +7,8 @@ import asyncio
 import click
 
 from revstore.cli import output
-from revstore.cli.ctl_kv import lease_id
 from revstore.cli.ctl_run import Session, command
-from revstore.cli.ctl_show import text_of
+from revstore.cli.ctl_show import lease_id, text_of
 
 
 @click.group(help="Grant, renew, look at and revoke leases.")

@@ -8,20 +8,9 @@ import click
 
 from revstore.cli import output
 from revstore.cli.ctl_run import Session, command
-from revstore.cli.ctl_show import member_fields
+from revstore.cli.ctl_show import member_fields, member_id
 from revstore.client.values import Member
 from revstore.errors import UsageError
-
-
-def member_id(text: str) -> int:
-    """The id of a member. Raises: UsageError: it is no hexadecimal number."""
-    try:
-        return int(text, 16)
-    except ValueError:
-        raise UsageError(
-            f"{text!r} is no id of a member: they are hexadecimal, as "
-            "'revstore ctl member list' shows them"
-        ) from None
 
 
 def _urls(texts: Sequence[str]) -> list[str]:

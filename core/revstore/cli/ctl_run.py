@@ -290,11 +290,11 @@ def _flags(found: Mapping[str, Any]) -> Flags:
 
 def _user(found: Mapping[str, Any]) -> tuple[str, str]:
     user, colon, password = str(found["user"] or "").partition(":")
-    if found["password"] is not None:
-        password = str(found["password"]) if not colon else password
-        user = str(found["user"] or "") if not colon else user
-    elif user and not colon:
-        password = getpass.getpass(f"password of {user}: ")
+    if not colon:
+        if found["password"] is not None:
+            password = str(found["password"])
+        elif user:
+            password = getpass.getpass(f"password of {user}: ")
     if password and not user:
         raise UsageError("--password needs --user")
     return user, password

@@ -8,6 +8,7 @@ from typing import Any
 from revstore.cli import output
 from revstore.client.values import Member
 from revstore.embedded.values import KeyValue
+from revstore.errors import UsageError
 
 UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
 
@@ -55,6 +56,26 @@ def member_fields(member: Member) -> dict[str, Any]:
         "client_urls": list(member.client_urls),
         "is_learner": member.is_learner,
     }
+
+
+def lease_id(text: str) -> int:
+    """The id of a lease. Raises: UsageError: it is no hexadecimal number."""
+    return _read_id(text, "lease")
+
+
+def member_id(text: str) -> int:
+    """The id of a member. Raises: UsageError: it is no hexadecimal number."""
+    return _read_id(text, "member")
+
+
+def _read_id(text: str, what: str) -> int:
+    try:
+        return int(text, 16)
+    except ValueError:
+        raise UsageError(
+            f"{text!r} is no id of a {what}: they are hexadecimal, as "
+            f"'revstore ctl {what} list' shows them"
+        ) from None
 
 
 def size_text(size: int) -> str:

@@ -18,9 +18,8 @@ import shlex
 import sys
 
 from revstore.cli import output
-from revstore.cli.ctl_kv import lease_id
 from revstore.cli.ctl_run import Session, command
-from revstore.cli.ctl_show import pair_fields, print_pair
+from revstore.cli.ctl_show import lease_id, pair_fields, print_pair
 from revstore.embedded.txn import Compare, Delete, Get, Operation, Put
 from revstore.embedded.values import DeleteResult, PutResult, RangeAnswer, TxnResult
 from revstore.errors import UsageError
