@@ -390,6 +390,24 @@ def test_a_chunk_without_credit() -> None:
     run(check)
 
 
+def test_a_chunk_whose_last_part_comes_behind_the_end() -> None:
+    """P-10: nothing is added to a stream once its sum has fitted."""
+
+    async def check(cluster: Cluster) -> None:
+        two = await cluster.start(2)
+        async with calling(two, Lane.BULK) as fake:
+            fake.send(
+                record(RecordType.OPEN, 1, write_open(b"", b"", 0, b"meta")),
+                record(RecordType.MESSAGE, 1, (5).to_bytes(4, "big") + b"ch", 1),
+                record(RecordType.FINISH, 1, bytes(12)),
+                record(RecordType.MESSAGE, 1, b"unk"),
+            )
+            _, reason = read_goaway(await fake.next(RecordType.GOAWAY))
+            assert "behind the end" in reason
+
+    run(check)
+
+
 def test_a_stream_with_a_wrong_sum() -> None:
     """P-10: a stream whose sum does not fit what arrived fails on both ends."""
 
@@ -512,6 +530,22 @@ def test_allowed_names(authority: Authority) -> None:
                 "the caller's refusal",
             )
         await cluster.reach(one, two)
+
+    run(check, "tcps://127.0.0.1:0")
+
+
+def test_a_question_to_a_member_of_another_name(authority: Authority) -> None:
+    """P-15: with an allow list, who asks takes no answer from a name that is not on
+    it."""
+
+    async def check(cluster: Cluster) -> None:
+        one = await cluster.start(1, tls=tls_of(authority, "here", "member"))
+        url, ask = one.peers.addresses()[0], cluster.transport.ask
+        good = tls_of(authority, "here", "member")
+        assert await ask(url, b"who?", good, PATIENCE_S) == b"1 heard who?"
+        wrong = tls_of(authority, "here", "member-by-name")
+        with pytest.raises(TransportError, match="none of the allowed names"):
+            await ask(url, b"who?", wrong, PATIENCE_S)
 
     run(check, "tcps://127.0.0.1:0")
 

@@ -31,10 +31,11 @@ from revstore.interfaces.channel import (
     NotSent,
 )
 from revstore.net.addresses import Address
+from revstore.net.dial import dial
 from revstore.net.tls import client_context
 from revstore_grpc.addresses import parse_url
 from revstore_grpc.calls import DEADLINE_PASSED
-from revstore_grpc.limits import CLOSE_S, INBOX_BYTES_MAX, MESSAGE_COST_BYTES
+from revstore_grpc.limits import INBOX_BYTES_MAX, MESSAGE_COST_BYTES
 from revstore_grpc.link import Link
 from revstore_http2.client import ClientConnection
 from revstore_http2.codes import ErrorCode
@@ -505,18 +506,7 @@ async def connect_link(
     def make() -> ClientLink:
         return ClientLink(loop, address.url, authority, scheme, limits)
 
-    if address.path:
-        _, link = await loop.create_unix_connection(make, address.path)
-        return link
-    _, link = await loop.create_connection(
-        make,
-        address.host,
-        address.port,
-        ssl=context if address.tls else None,
-        server_hostname=(server_name or address.host) if address.tls else None,
-        ssl_shutdown_timeout=CLOSE_S if address.tls else None,
-    )
-    return link
+    return await dial(address, make, context, server_name)
 
 
 def open_channel(url: str, options: ChannelOptions) -> GrpcChannel:

@@ -6,11 +6,12 @@ import asyncio
 
 from revstore.errors import ApiError, TransportError
 from revstore.interfaces.peers import QUESTION_BYTES_MAX, PeerTls
+from revstore.net.dial import check_names
 from revstore.net.tls import peer_contexts
 from revstore.peer.lanes.wire import ASK_PATH
 from revstore_grpc.addresses import parse_url
 from revstore_grpc.client import ClientLink, connect_link
-from revstore_grpc.peer_link import PEER_LIMITS, check_names
+from revstore_grpc.peer_link import PEER_LIMITS
 
 
 async def ask(
@@ -30,7 +31,7 @@ async def ask(
     try:
         async with asyncio.timeout(timeout_s):
             link = await connect_link(address, PEER_LIMITS, context)
-            check_names(link, address, tls)
+            check_names(link.transport, address, tls)
             return await link.call(ASK_PATH, question)
     except TimeoutError as error:
         raise TransportError(f"{url!r} did not answer in {timeout_s} s") from error

@@ -15,9 +15,8 @@ from collections.abc import Sequence
 
 from revstore import logs
 from revstore.errors import ApiError, TransportError
-from revstore.interfaces.peers import PeerTls
 from revstore.net.addresses import Address
-from revstore.net.tls import certificate_fits
+from revstore.net.dial import check_names
 from revstore.peer.lanes.lane import PeerLane
 from revstore.peer.lanes.limits import PEER_FRAME_BYTES_MAX
 from revstore.peer.lanes.outgoing import LaneOutgoingStream
@@ -73,7 +72,7 @@ class PeerLink:
         if self._closed:
             link.abort()
             raise TransportError("given up")
-        check_names(link, address, self.lane.peer.owner.options.tls)
+        check_names(link.transport, address, self.lane.peer.owner.options.tls)
         self._number = link.start(LANE_PATH, None, self.hello(), None)
         link.streams[self._number] = self
         await self._welcome
@@ -250,19 +249,3 @@ class PeerOutgoingStream(LaneOutgoingStream):
     def _drop(self) -> None:
         super()._drop()
         self._owner.forget(self, self._number)
-
-
-def check_names(link: ClientLink, address: Address, tls: PeerTls | None) -> None:
-    """Judge the certificate of a member that was called.
-
-    Raises:
-        TransportError: it has none of the allowed names.
-    """
-    if tls is None or not address.tls or not tls.allowed_names:
-        return
-    assert link.transport is not None
-    found = link.transport.get_extra_info("peercert") or {}
-    if not certificate_fits(found, tls.allowed_names, ()):
-        raise TransportError(
-            f"the certificate of {address.url} has none of the allowed names"
-        )

@@ -6,10 +6,10 @@ import asyncio
 
 from revstore.errors import TransportError
 from revstore.interfaces.peers import QUESTION_BYTES_MAX, PeerTls
+from revstore.net.dial import check_names, dial
 from revstore.net.tls import peer_contexts
 from revstore_tcp.addresses import parse_url
 from revstore_tcp.framing import MAGIC, ProtocolError, RecordType, frame, record
-from revstore_tcp.limits import CLOSE_S
 from revstore_tcp.link import Link
 from revstore_tcp.messages import read_goaway
 
@@ -51,26 +51,16 @@ async def ask(
     if len(question) > QUESTION_BYTES_MAX:
         raise TransportError(f"a question of {len(question)} bytes is too long")
     address = parse_url(url)
-    loop = asyncio.get_running_loop()
     context = None
     if address.tls:
         if tls is None:
             raise TransportError(f"{url!r} is to be called by TLS: name certificates")
         context = peer_contexts(tls)[1]
-    link = AskingLink(loop, question)
+    link = AskingLink(asyncio.get_running_loop(), question)
     try:
         async with asyncio.timeout(timeout_s):
-            if address.path:
-                await loop.create_unix_connection(lambda: link, address.path)
-            else:
-                await loop.create_connection(
-                    lambda: link,
-                    address.host,
-                    address.port,
-                    ssl=context,
-                    server_hostname=address.host if context is not None else None,
-                    ssl_shutdown_timeout=CLOSE_S if context is not None else None,
-                )
+            await dial(address, lambda: link, context)
+            check_names(link.transport, address, tls)
             return await link.answer
     except TimeoutError as error:
         raise TransportError(f"{url!r} did not answer in {timeout_s} s") from error

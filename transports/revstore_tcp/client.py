@@ -26,6 +26,7 @@ from revstore.interfaces.channel import (
     ChannelTls,
     NotSent,
 )
+from revstore.net.dial import dial
 from revstore.net.tls import client_context
 from revstore_tcp.addresses import parse_url
 from revstore_tcp.calls import DEADLINE_PASSED
@@ -40,7 +41,6 @@ from revstore_tcp.framing import (
     total_of,
 )
 from revstore_tcp.limits import (
-    CLOSE_S,
     HANDSHAKE_TIMEOUT_S,
     HEAD_BYTES_MAX,
     MESSAGE_COST,
@@ -500,17 +500,7 @@ class TcpChannel(Channel):
         link: ClientLink | None = None
         try:
             async with asyncio.timeout(self._connect_timeout_s):
-                if address.path:
-                    _, link = await loop.create_unix_connection(make, address.path)
-                else:
-                    _, link = await loop.create_connection(
-                        make,
-                        address.host,
-                        address.port,
-                        ssl=self._context(),
-                        server_hostname=self._server_hostname(),
-                        ssl_shutdown_timeout=CLOSE_S if address.tls else None,
-                    )
+                link = await dial(address, make, self._context(), self._server_name)
                 welcome = await asyncio.shield(link.welcome)
         except (OSError, TimeoutError) as error:
             if link is not None:
@@ -533,11 +523,6 @@ class TcpChannel(Channel):
         if not self._address.tls:
             return None
         return self._tls if self._tls is not None else ssl.create_default_context()
-
-    def _server_hostname(self) -> str | None:
-        if not self._address.tls:
-            return None
-        return self._server_name or self._address.host
 
 
 def open_channel(url: str, options: ChannelOptions) -> TcpChannel:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from revstore.errors import TransportError
 from revstore.interfaces.peers import Lane, LaneLimits
-from revstore.net.tls import certificate_fits
+from revstore.net.dial import check_names, dial
 from revstore.peer.lane_states import LaneStates, RefusedError, State
 from revstore_tcp.addresses import Address
 from revstore_tcp.framing import (
@@ -24,7 +24,7 @@ from revstore_tcp.framing import (
     frame,
     record,
 )
-from revstore_tcp.limits import CLOSE_S, RECORD_PAYLOAD_MAX
+from revstore_tcp.limits import RECORD_PAYLOAD_MAX
 from revstore_tcp.link import Link
 from revstore_tcp.messages import (
     GoAway,
@@ -260,36 +260,15 @@ class PeerLane(LaneStates[OutboundLink]):
         def make() -> OutboundLink:
             return OutboundLink(loop, self)
 
-        if address.path:
-            _, link = await loop.create_unix_connection(make, address.path)
-        else:
-            context = owner.calling_context if address.tls else None
-            _, link = await loop.create_connection(
-                make,
-                address.host,
-                address.port,
-                ssl=context,
-                server_hostname=address.host if context is not None else None,
-                ssl_shutdown_timeout=CLOSE_S if context is not None else None,
-            )
-            link.keep_alive()
+        link = await dial(address, make, owner.calling_context)
+        link.keep_alive()
         try:
-            self._check_certificate(link, address)
+            check_names(link.transport, address, owner.options.tls)
             await asyncio.shield(link.welcome)
         except BaseException:
             link.abort()
             raise
         return link
-
-    def _check_certificate(self, link: OutboundLink, address: Address) -> None:
-        tls = self.peer.owner.options.tls
-        if tls is None or not address.tls or link.transport is None:
-            return
-        found = link.transport.get_extra_info("peercert") or {}
-        if tls.allowed_names and not certificate_fits(found, tls.allowed_names, ()):
-            raise TransportError(
-                f"the certificate of {address.url} has none of the allowed names"
-            )
 
 
 META_BYTES_MAX = RECORD_PAYLOAD_MAX - 64
