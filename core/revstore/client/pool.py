@@ -9,13 +9,11 @@ import asyncio
 from collections.abc import Callable, Collection, Sequence
 from random import Random
 
-from revstore.api import errors
-from revstore.api.errors import Code
 from revstore.client.balancer import LIMITS, Balancer, BalancerLimits, Health
 from revstore.client.methods import HEALTH
-from revstore.client.retry import health_after
+from revstore.client.retry import health_after, health_probed
 from revstore.errors import ApiError, Unavailable
-from revstore.interfaces.channel import Channel, NotSent
+from revstore.interfaces.channel import Channel
 from revstore.proto import health_pb2
 
 OpenChannel = Callable[[str], Channel]
@@ -163,7 +161,7 @@ class Pool:
                 HEALTH.path, b"", _PROBE_METADATA, PROBE_TIMEOUT_S
             )
         except ApiError as error:
-            health = _health_of(error)
+            health = health_probed(error)
             if health is Health.DOWN:
                 self._reasons[url] = error.message
             return health
@@ -177,17 +175,3 @@ class Pool:
         if before is not Health.DOWN and self.balancer.health(url) is Health.DOWN:
             for callback in tuple(self.on_down):
                 callback(url)
-
-
-def _health_of(error: ApiError) -> Health:
-    """What the failure of a probe means."""
-    if isinstance(error, NotSent) or error == errors.STOPPED:
-        return Health.DOWN
-    if error == errors.NO_LEADER:
-        return Health.LIMPING
-    if error.message == errors.NOT_SUPPORTED_FOR_LEARNER.message:
-        return Health.LIMPING
-    if error.code in (Code.UNAVAILABLE, Code.DEADLINE_EXCEEDED):
-        return Health.DOWN
-    # Whoever answers that it does not know the service answers.
-    return Health.HEALTHY

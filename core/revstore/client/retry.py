@@ -73,11 +73,9 @@ def judge(kind: Kind, error: ApiError, *, password: bool, endpoints: int) -> Ver
     """
     if isinstance(error, NotSent):
         return Verdict.ELSEWHERE
-    if password and (error in TOKEN_REFUSED or error == errors.USER_EMPTY):
-        return Verdict.NEW_TOKEN
-    if error.message == errors.NOT_SUPPORTED_FOR_LEARNER.message:
-        # Members of a mixed list of endpoints: a voter may be the next one.
-        return Verdict.ELSEWHERE if endpoints > 1 else Verdict.RAISE
+    refused = _judge_refusal(error, password, endpoints)
+    if refused is not None:
+        return refused
     if kind is Kind.READ:
         again = error.code == Code.UNAVAILABLE or error == errors.PROPOSAL_DROPPED
     else:
@@ -87,11 +85,20 @@ def judge(kind: Kind, error: ApiError, *, password: bool, endpoints: int) -> Ver
 
 def judge_stream(error: ApiError, *, password: bool, endpoints: int) -> Verdict:
     """What to do after a stream ended with an error; it resumes where it was."""
+    refused = _judge_refusal(error, password, endpoints)
+    if refused is not None:
+        return refused
+    return Verdict.ELSEWHERE if error.code in NO_ANSWER else Verdict.RAISE
+
+
+def _judge_refusal(error: ApiError, password: bool, endpoints: int) -> Verdict | None:
+    """What to do about a refusal that means the same for all calls; None: it is none."""
     if password and (error in TOKEN_REFUSED or error == errors.USER_EMPTY):
         return Verdict.NEW_TOKEN
     if error.message == errors.NOT_SUPPORTED_FOR_LEARNER.message:
+        # Members of a mixed list of endpoints: a voter may be the next one.
         return Verdict.ELSEWHERE if endpoints > 1 else Verdict.RAISE
-    return Verdict.ELSEWHERE if error.code in NO_ANSWER else Verdict.RAISE
+    return None
 
 
 def final(kind: Kind, error: ApiError) -> ApiError:
@@ -109,9 +116,7 @@ def health_after(error: ApiError) -> Health | None:
     """What a failed call tells of the endpoint; HEALTHY means "better probe it"."""
     if isinstance(error, NotSent):
         return Health.DOWN
-    if error == errors.NO_LEADER:
-        return Health.LIMPING
-    if error.message == errors.NOT_SUPPORTED_FOR_LEARNER.message:
+    if _limps(error):
         return Health.LIMPING
     if error.code == Code.DEADLINE_EXCEEDED:
         return Health.HEALTHY
@@ -120,6 +125,24 @@ def health_after(error: ApiError) -> Health | None:
     # The member speaks for itself ("etcdserver: ..."), or the connection is gone.
     own = error.message.startswith("etcdserver: ") and error != errors.STOPPED
     return Health.HEALTHY if own else Health.DOWN
+
+
+def health_probed(error: ApiError) -> Health:
+    """What the failure of a probe tells of the endpoint."""
+    if isinstance(error, NotSent) or error == errors.STOPPED:
+        return Health.DOWN
+    if _limps(error):
+        return Health.LIMPING
+    if error.code in (Code.UNAVAILABLE, Code.DEADLINE_EXCEEDED):
+        return Health.DOWN
+    # Whoever answers that it does not know the service answers.
+    return Health.HEALTHY
+
+
+def _limps(error: ApiError) -> bool:
+    """Whether a member answered that cannot do everything."""
+    learner = errors.NOT_SUPPORTED_FOR_LEARNER.message
+    return error == errors.NO_LEADER or error.message == learner
 
 
 def pause_after(attempts: int, endpoints: int, random: Random) -> float:
