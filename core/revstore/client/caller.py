@@ -18,7 +18,6 @@ from revstore.client.methods import AUTHENTICATE, Answer, Method
 from revstore.client.pool import Pool
 from revstore.client.retry import (
     Kind,
-    OutcomeUnknown,
     Verdict,
     final,
     judge,
@@ -83,6 +82,10 @@ class Caller:
         self.saw(answer)
         return answer
 
+    def deadline(self, timeout_s: float | None) -> float | None:
+        """When a time that begins now is up; None: never."""
+        return None if timeout_s is None else self._clock() + timeout_s
+
     def saw(self, answer: object) -> None:
         """Note the revision of an answer's header."""
         header = getattr(answer, "header", None)
@@ -93,8 +96,7 @@ class Caller:
         self, method: Method[Answer], message: bytes, options: CallOptions
     ) -> bytes:
         path, kind = method.path, method.kind
-        timeout_s = options.timeout_s
-        deadline = None if timeout_s is None else self._clock() + timeout_s
+        deadline = self.deadline(options.timeout_s)
         avoid: set[str] = set()
         attempts = token_count = 0
         maybe_done = False
@@ -161,8 +163,7 @@ class Caller:
     async def first_token(self, timeout_s: float | None) -> None:
         """Fetch the first token. Raises: ApiError: the user was refused; Unavailable."""
         if self.tokens.missing:
-            deadline = None if timeout_s is None else self._clock() + timeout_s
-            await self._first_token(deadline)
+            await self._first_token(self.deadline(timeout_s))
 
     async def _first_token(self, deadline: float | None) -> None:
         try:
@@ -191,8 +192,7 @@ class Caller:
             ApiError: it refused, or cannot be reached (NotSent).
             OutcomeUnknown: a change was sent and its answer did not come.
         """
-        timeout_s = options.timeout_s
-        deadline = None if timeout_s is None else self._clock() + timeout_s
+        deadline = self.deadline(options.timeout_s)
         message = request.SerializeToString()
         for attempt in range(NEW_TOKENS_MAX):
             try:
@@ -226,8 +226,7 @@ class Caller:
     async def _open(
         self, path: str, message: bytes | None, options: CallOptions, url: str
     ) -> OpenStream:
-        timeout_s = options.timeout_s
-        deadline = None if timeout_s is None else self._clock() + timeout_s
+        deadline = self.deadline(options.timeout_s)
         if not url:
             url = await self.pool.pick((), deadline)
         if self.tokens.missing:
@@ -302,6 +301,3 @@ class Caller:
                     raise
                 attempts += 1
                 await asyncio.sleep(pause_after(attempts, self._count, self._random))
-
-
-__all__ = ["CallOptions", "Caller", "OpenStream", "OutcomeUnknown"]

@@ -147,8 +147,7 @@ class Keeper:
         Raises:
             ApiError, Unavailable: no member renewed it in time.
         """
-        timeout_s = options.timeout_s
-        deadline = None if timeout_s is None else self._clock() + timeout_s
+        deadline = self._caller.deadline(options.timeout_s)
         attempts = 0
         try:
             async with asyncio.timeout_at(deadline):

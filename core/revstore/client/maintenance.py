@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 from collections.abc import AsyncIterator
 
+from google.protobuf.message import Message
+
 from revstore.api import errors
 from revstore.client.caller import Caller, CallOptions
 from revstore.client.methods import (
@@ -15,6 +17,8 @@ from revstore.client.methods import (
     MOVE_LEADER,
     SNAPSHOT,
     STATUS,
+    Answer,
+    Method,
 )
 from revstore.client.values import Alarm, Status, make_alarms, make_status
 from revstore.embedded.values import HashAnswer
@@ -36,11 +40,7 @@ class Maintenance:
 
     async def status(self, endpoint: str = "") -> Status:
         """How a member is. Raises: ApiError."""
-        request = rpc_pb2.StatusRequest()
-        caller, options = self._caller, self._options
-        if endpoint:
-            return make_status(await caller.call_at(endpoint, STATUS, request, options))
-        return make_status(await caller.call(STATUS, request, options))
+        return make_status(await self._ask(endpoint, STATUS, rpc_pb2.StatusRequest()))
 
     async def healthy(self, endpoint: str) -> bool:
         """Whether a member serves and knows a leader. Raises: ApiError."""
@@ -51,11 +51,7 @@ class Maintenance:
     async def hash_kv(self, revision: int = 0, endpoint: str = "") -> HashAnswer:
         """etcd's HashKV: equal for equal histories. Raises: ApiError OUT_OF_RANGE."""
         request = rpc_pb2.HashKVRequest(revision=revision)
-        caller, options = self._caller, self._options
-        if endpoint:
-            answer = await caller.call_at(endpoint, HASH_KV, request, options)
-        else:
-            answer = await caller.call(HASH_KV, request, options)
+        answer = await self._ask(endpoint, HASH_KV, request)
         hashed = answer.hash_revision or revision or answer.header.revision
         return HashAnswer(answer.hash, hashed, answer.compact_revision)
 
@@ -138,3 +134,10 @@ class Maintenance:
             raise CorruptionError(
                 "the snapshot's checksum does not fit its bytes; save it again"
             )
+
+    async def _ask(
+        self, endpoint: str, method: Method[Answer], request: Message
+    ) -> Answer:
+        if endpoint:
+            return await self._caller.call_at(endpoint, method, request, self._options)
+        return await self._caller.call(method, request, self._options)
