@@ -18,12 +18,12 @@ import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from revstore.errors import ApiError, ConfigError, RevstoreError
+from revstore.client.methods import STATUS
+from revstore.errors import ConfigError, RevstoreError
 from revstore.interfaces.channel import Channel, ChannelOptions
 from revstore.plugin.manager import PluginManager
 from revstore.proto import rpc_pb2
 
-STATUS = "/etcdserverpb.Maintenance/Status"
 STEP = 10_000
 LOOK_S = 0.5
 STOP_S = 20.0
@@ -126,10 +126,10 @@ class DemoCluster:
             transport = self._plugins.make_transport("tcp", {})
             member.channel = transport.open_channel(member.tcp_url, ChannelOptions())
         try:
-            answer = await member.channel.unary(STATUS, b"", timeout_s=LOOK_S)
-        except (ApiError, RevstoreError):
+            answer = await member.channel.unary(STATUS.path, b"", timeout_s=LOOK_S)
+        except RevstoreError:
             return None
-        return rpc_pb2.StatusResponse.FromString(answer)
+        return STATUS.answer.FromString(answer)
 
     async def stop(self) -> None:
         """Stop all, and remove what was temporary (rules 1 and 2)."""
