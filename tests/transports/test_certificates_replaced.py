@@ -17,7 +17,7 @@ from revstore.interfaces.peers import PeerTls
 from revstore.interfaces.transport import Transport
 from revstore.net.tls import FileContext, names_of, peer_contexts
 from revstore_grpc.transport import GrpcTransport
-from revstore_grpcio.addresses import parse_peer_url
+from revstore_grpcio.addresses import parse_url
 from revstore_grpcio.peer_tls import Calling
 from revstore_grpcio.transport import GrpcioTransport
 from revstore_tcp.transport import TcpTransport
@@ -107,7 +107,7 @@ def test_members_take_new_certificates(authority: Authority) -> None:
     replace(authority, "crt", "key")
 
     async def check() -> None:
-        await calling.credentials(parse_peer_url("https://127.0.0.1:1"))
+        await calling.credentials(parse_url("https://127.0.0.1:1"))
 
     run(check())
     assert calling._certificate == Path(tls.cert_file).read_bytes()

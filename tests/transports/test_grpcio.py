@@ -10,7 +10,7 @@ from revstore.hookspecs import NoOptions, TransportPlugin
 from revstore.interfaces.transport import (
     ServeOptions,
 )
-from revstore_grpcio.addresses import parse_listen_url
+from revstore_grpcio.addresses import bind_target_of, parse_listen_url, target_of
 from revstore_grpcio.client import _api_error
 from revstore_grpcio.plugin import CAPABILITIES, make, revstore_register_transport
 from revstore_grpcio.transport import GrpcioTransport, _channel_options
@@ -21,7 +21,7 @@ LOCAL = "http://127.0.0.1:0"
 def test_ipv6_addresses() -> None:
     """A literal IPv6 address keeps its brackets."""
     address = parse_listen_url("http://[::1]:0")
-    assert address.target == "[::1]:0"
+    assert bind_target_of(address) == target_of(address) == "[::1]:0"
     assert address.bound_url(5) == "http://[::1]:5"
 
 

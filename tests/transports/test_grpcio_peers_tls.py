@@ -26,7 +26,7 @@ from revstore_conformance.peers_harness import (
     said,
 )
 from revstore_grpc.transport import GrpcTransport
-from revstore_grpcio.addresses import parse_peer_url
+from revstore_grpcio.addresses import parse_url
 from revstore_grpcio.peer_tls import (
     Calling,
     certificate_of_caller,
@@ -200,7 +200,7 @@ def test_the_certificate_that_was_looked_at(authority: Authority) -> None:
         tls = tls_of(authority, "both", "member-by-name", "stranger")
         good = await cluster.start(1, tls=tls)
         twin = await cluster.start(2, tls=tls_of(authority, "twin", "member-by-name"))
-        address = parse_peer_url(good.peers.addresses()[0])
+        address = parse_url(good.peers.addresses()[0])
         credentials, name = await Calling(tls).credentials(address)
         assert name == "any.example"
         codes = []

@@ -11,7 +11,7 @@ import grpc.aio
 from revstore.errors import TransportError
 from revstore.interfaces.peers import QUESTION_BYTES_MAX, PeerTls
 from revstore.peer.lanes.wire import ASK_PATH
-from revstore_grpcio.addresses import parse_peer_url
+from revstore_grpcio.addresses import parse_url
 from revstore_grpcio.peer_link import open_channel
 from revstore_grpcio.peer_tls import Calling
 
@@ -22,7 +22,7 @@ async def ask(
     """See ``PeerTransport.ask``."""
     if len(question) > QUESTION_BYTES_MAX:
         raise TransportError(f"a question of {len(question)} bytes is too long")
-    address = parse_peer_url(url)
+    address = parse_url(url)
     calling = None
     if address.tls:
         if tls is None:

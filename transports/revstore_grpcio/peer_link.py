@@ -16,6 +16,7 @@ import grpc.aio
 
 from revstore import logs
 from revstore.errors import TransportError
+from revstore.net.addresses import Address
 from revstore.peer.lanes.limits import PEER_FRAME_BYTES_MAX
 from revstore.peer.lanes.wire import (
     LANE_PATH,
@@ -28,7 +29,7 @@ from revstore.peer.lanes.wire import (
     read_pong,
     write_hello,
 )
-from revstore_grpcio.addresses import PeerAddress
+from revstore_grpcio.addresses import target_of
 from revstore_grpcio.peer_streams import GrpcioOutgoingStream
 from revstore_grpcio.peer_tls import Calling
 
@@ -58,7 +59,7 @@ class OutboundLink:
         """Why this side gave the connection up."""
         self._closed = False
 
-    async def open(self, address: PeerAddress) -> None:
+    async def open(self, address: Address) -> None:
         """Connect, and see that the right member answers.
 
         Raises:
@@ -182,7 +183,7 @@ class OutboundLink:
         check_welcome(metadata, peer.owner.options.cluster_id, peer.member)
 
 
-async def open_channel(address: PeerAddress, calling: Calling | None) -> Any:
+async def open_channel(address: Address, calling: Calling | None) -> Any:
     """A channel with a connection of its own; it connects at the first call.
 
     Raises:
@@ -198,12 +199,13 @@ async def open_channel(address: PeerAddress, calling: Calling | None) -> Any:
         ("grpc.max_receive_message_length", PEER_FRAME_BYTES_MAX),
         ("grpc.max_send_message_length", -1),
     ]
+    target = target_of(address)
     if not address.tls or calling is None:
-        return grpc.aio.insecure_channel(address.target, options=options)
+        return grpc.aio.insecure_channel(target, options=options)
     credentials, name = await calling.credentials(address)
     if name:
         options.append(("grpc.ssl_target_name_override", name))
-    return grpc.aio.secure_channel(address.target, credentials, options=options)
+    return grpc.aio.secure_channel(target, credentials, options=options)
 
 
 def _being_cancelled() -> bool:

@@ -24,6 +24,7 @@ import grpc
 from revstore.errors import ConfigError, TransportError
 from revstore.interfaces.peers import PeerTls
 from revstore.interfaces.transport import TlsOptions
+from revstore.net.addresses import Address
 from revstore.net.tls import (
     CertificateFiles,
     certificate_fits,
@@ -32,7 +33,6 @@ from revstore.net.tls import (
     names_of,
     read_pem,
 )
-from revstore_grpcio.addresses import PeerAddress
 
 
 class Calling:
@@ -66,7 +66,7 @@ class Calling:
             self._certificate = certificate
 
     async def credentials(
-        self, address: PeerAddress
+        self, address: Address
     ) -> tuple[grpc.ChannelCredentials, str]:
         """Credentials for a channel, and the name to check instead of the address.
 
@@ -87,7 +87,7 @@ class Calling:
     def _trusting(self, authority: bytes) -> grpc.ChannelCredentials:
         return grpc.ssl_channel_credentials(authority, self._key, self._certificate)
 
-    async def _look(self, address: PeerAddress) -> tuple[Mapping[str, Any], bytes]:
+    async def _look(self, address: Address) -> tuple[Mapping[str, Any], bytes]:
         _, writer = await asyncio.open_connection(
             address.host, address.port, ssl=self._context, server_hostname=address.host
         )

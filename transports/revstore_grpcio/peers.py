@@ -11,6 +11,7 @@ import grpc.aio
 
 from revstore.errors import ConfigError
 from revstore.interfaces.peers import PeerHandler, PeerOptions
+from revstore.net.addresses import Address
 from revstore.net.tls import misfit
 from revstore.peer.lanes.lane import PeerLane
 from revstore.peer.lanes.limits import (
@@ -21,7 +22,7 @@ from revstore.peer.lanes.limits import (
     PEER_KEEPALIVE_S,
 )
 from revstore.peer.lanes.owner import LanePeers
-from revstore_grpcio.addresses import PeerAddress, parse_listen_url, parse_peer_url
+from revstore_grpcio.addresses import parse_listen_url, parse_url
 from revstore_grpcio.limits import LIBRARY_RECEIVE_FACTOR
 from revstore_grpcio.listen import bind
 from revstore_grpcio.peer_arrivals import PeerService
@@ -89,8 +90,8 @@ class GrpcioPeers(LanePeers):
 
     # For the base.
 
-    def parse_url(self, url: str) -> PeerAddress:
-        return parse_peer_url(url)
+    def parse_url(self, url: str) -> Address:
+        return parse_url(url)
 
     @property
     def can_use_tls(self) -> bool:

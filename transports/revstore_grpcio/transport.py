@@ -35,7 +35,8 @@ from revstore.interfaces.transport import (
     StreamFunction,
     UnaryFunction,
 )
-from revstore_grpcio.addresses import ListenAddress, parse_listen_url
+from revstore.net.addresses import Address
+from revstore_grpcio.addresses import parse_listen_url
 from revstore_grpcio.calls import (
     Context,
     GrpcStream,
@@ -230,7 +231,7 @@ class GrpcioTransport(PeerTransport):
 
 
 def _credentials(
-    addresses: Sequence[ListenAddress], options: ServeOptions
+    addresses: Sequence[Address], options: ServeOptions
 ) -> grpc.ServerCredentials | None:
     if not any(address.tls for address in addresses):
         return None
