@@ -23,6 +23,8 @@ from tests.node.virtual import VirtualShell
 
 QUICK_LOG = {"segment_bytes": 1 << 20, "unsafe_no_fsync": True}
 """No test here cuts the power."""
+REQUEST = b"\x00\x01"
+"""What a call of one member to another begins with."""
 
 
 class VirtualMember(VirtualShell):
@@ -85,6 +87,11 @@ class VirtualMember(VirtualShell):
         return open_stream(self.table, f"/etcdserverpb.{path}", metadata)
 
 
+def renew(stream: DirectStream, lease_id: int) -> None:
+    """Ask for one renewal on a stream LeaseKeepAlive."""
+    stream.push(rpc_pb2.LeaseKeepAliveRequest(ID=lease_id).SerializeToString())
+
+
 class VirtualCluster:
     """Members a, b, c and so on, all started, without a leader yet."""
 
@@ -96,8 +103,9 @@ class VirtualCluster:
         self.wire: deque[tuple[int, int, bytes]] = deque()
         self.cut_links: set[tuple[int, int]] = set()
         self.lost = 0
-        self.lose: Callable[[int, int, bytes], bool] = lambda sender, to, data: False
+        self.lose: Callable[[int, int, bytes], bool]
         """Which payloads are lost besides those on cut links."""
+        self.lose_nothing()
         self.carry: Callable[[VirtualMember, Outgoing], None] = self.carry_whole
         """What happens to the snapshots that members send."""
         self.members = {name: VirtualMember(self, name, path / name) for name in names}
@@ -205,6 +213,27 @@ class VirtualCluster:
                 pair = (one.replica.member_id, other.replica.member_id)
                 if (pair[0] in inside) != (pair[1] in inside):
                     self.cut_links.add(pair)
+
+    def deafen(self, name: str) -> None:
+        """From now on no message of consensus reaches a member; calls do."""
+        own = self.members[name].replica.member_id
+        self.lose = lambda sender, to, data: to == own and data[0] != 0
+
+    def lose_nothing(self) -> None:
+        """End what ``deafen`` or another ``lose`` began."""
+        self.lose = lambda sender, to, data: False
+
+    def note_calls(self) -> list[tuple[int, bytes]]:
+        """The calls of members to one another from now on: sender, payload."""
+        asked: list[tuple[int, bytes]] = []
+
+        def note(sender: int, to: int, data: bytes) -> bool:
+            if data[:2] == REQUEST:
+                asked.append((sender, data))
+            return False
+
+        self.lose = note
+        return asked
 
     def heal(self) -> None:
         """Mend all links."""

@@ -153,30 +153,22 @@ def test_a_member_that_is_away_proves_nothing(cluster: VirtualCluster) -> None:
 
 def test_a_member_that_lags_is_waited_for(cluster: VirtualCluster) -> None:
     """Being behind is no corruption: a member hashes when it has caught up."""
-    own = member_id(cluster, "b")
-    cluster.lose = lambda sender, to, data: to == own and data[0] != 0
+    cluster.deafen("b")
     put(cluster, b"k")
     leader = cluster["a"].replica
     assert cluster["b"].replica.store.revision < leader.store.revision
     leader.corruption.check()
     cluster.settle()
-    cluster.lose = lambda sender, to, data: False
+    cluster.lose_nothing()
     cluster.advance(PERIOD_S)
     assert blamed(cluster) == []
 
 
 def test_only_the_leader_checks(cluster: VirtualCluster) -> None:
     """Followers answer, and a check that nobody wants is not made."""
-    asked: list[int] = []
-
-    def note(sender: int, to: int, data: bytes) -> bool:
-        if data[:2] == b"\x00\x01":
-            asked.append(sender)
-        return False
-
-    cluster.lose = note
+    asked = cluster.note_calls()
     cluster.advance(2 * PERIOD_S + 1)
-    assert set(asked) == {member_id(cluster, "a")}
+    assert {sender for sender, _ in asked} == {member_id(cluster, "a")}
     assert len(asked) == 4
 
 
@@ -219,16 +211,9 @@ def test_both_checks_get_their_turn(tmp_path: Path) -> None:
         for number in range(3):
             put(cluster, b"k%d" % number)
         compact(cluster, 3)
-        asked: list[bytes] = []
-
-        def note(sender: int, to: int, data: bytes) -> bool:
-            if data[:2] == b"\x00\x01":
-                asked.append(data)
-            return False
-
-        cluster.lose = note
+        asked = cluster.note_calls()
         cluster.advance(12.0)
-        revisions = {one.revision for one in map(question, asked)}
+        revisions = {question(payload).revision for _, payload in asked}
         assert revisions == {3, 4}
     finally:
         cluster.close()
@@ -250,14 +235,7 @@ def test_a_compaction_is_compared_once(tmp_path: Path) -> None:
         put(cluster, b"k")
         put(cluster, b"k")
         compact(cluster, 2)
-        asked: list[bytes] = []
-
-        def note(sender: int, to: int, data: bytes) -> bool:
-            if data[:2] == b"\x00\x01":
-                asked.append(data)
-            return False
-
-        cluster.lose = note
+        asked = cluster.note_calls()
         cluster.advance(20.0)
         assert len(asked) == 2
     finally:

@@ -7,17 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from revstore.api.inprocess import DirectStream
 from revstore.lease import lessor
 from revstore.proto import raft_internal_pb2
 from revstore.proto import rpc_pb2 as r
 from revstore.types import EntryType
-from tests.node.cluster import VirtualCluster, VirtualMember
-
-
-def renew(stream: DirectStream, lease_id: int) -> None:
-    """Ask for one renewal."""
-    stream.push(r.LeaseKeepAliveRequest(ID=lease_id).SerializeToString())
+from tests.node.cluster import VirtualCluster, VirtualMember, renew
 
 
 def there(cluster: VirtualCluster, lease_id: int) -> list[bool]:
@@ -119,7 +113,7 @@ def test_a_revocation_under_way_when_leadership_ends(cluster: VirtualCluster) ->
     leader = elect_without(cluster, "a") if not cluster.leaders() else cluster["a"]
     cluster["a"].paused = leader.name == "a"
     leader = elect_without(cluster, "a")
-    cluster.lose = lambda sender, to, data: False
+    cluster.lose_nothing()
     cluster["a"].paused = False
     cluster.advance(2.0)
     assert all(there(cluster, 7))

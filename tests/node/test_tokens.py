@@ -54,12 +54,6 @@ def cluster(tmp_path: Path) -> Iterator[VirtualCluster]:
     made.close()
 
 
-def behind(cluster: VirtualCluster, name: str) -> None:
-    """From now on no message of consensus reaches a member."""
-    own = cluster[name].replica.member_id
-    cluster.lose = lambda sender, to, data: to == own and data[0] != 0
-
-
 def test_a_token_works_at_every_member(guarded: VirtualCluster) -> None:
     """The client logs in at one member and is known at the others."""
     metadata = log_in(guarded, "b")
@@ -71,7 +65,7 @@ def test_a_token_works_at_every_member(guarded: VirtualCluster) -> None:
 
 def test_a_token_waits_for_a_member_that_lags(guarded: VirtualCluster) -> None:
     """A member that has not applied the log-in does not call its token invalid."""
-    behind(guarded, "c")
+    guarded.deafen("c")
     metadata = log_in(guarded, "a")
     range_request = r.RangeRequest(key=b"k", serializable=True)
     call = guarded["c"].call("KV/Range", range_request, metadata)
@@ -80,7 +74,7 @@ def test_a_token_waits_for_a_member_that_lags(guarded: VirtualCluster) -> None:
     stream.push(r.WatchRequest(create_request=create).SerializeToString())
     guarded.settle()
     assert call.outcome is None
-    guarded.lose = lambda sender, to, data: False
+    guarded.lose_nothing()
     guarded.until(lambda: call.outcome is not None)
     assert isinstance(call.outcome, bytes), call.outcome
     message = stream.take()
@@ -119,7 +113,7 @@ def test_a_waiting_stream_is_bounded(
 ) -> None:
     """Nobody fills a member's memory with a token that is still being looked up."""
     monkeypatch.setattr(gate, "LATE_MESSAGES_MAX", 3)
-    behind(guarded, "c")
+    guarded.deafen("c")
     metadata = {"token": "abcdefghijklmnop.99999999"}
     full = guarded["c"].stream("Watch/Watch", metadata)
     gone = guarded["c"].stream("Watch/Watch", metadata)
@@ -129,19 +123,19 @@ def test_a_waiting_stream_is_bounded(
     assert full.error == errors.TOO_MANY_REQUESTS
     gone.push(b"")
     gone.cancel()
-    guarded.lose = lambda sender, to, data: False
+    guarded.lose_nothing()
     guarded.advance(1.0)
     assert gone.take() is None
 
 
 def test_a_token_before_auth_is_known_here(cluster: VirtualCluster) -> None:
     """A member that has not heard that auth is on proposes nothing as nobody."""
-    behind(cluster, "c")
+    cluster.deafen("c")
     enable(cluster)
     metadata = log_in(cluster, "a")
     call = cluster["c"].call("KV/Put", r.PutRequest(key=b"k"), metadata)
     cluster.settle()
     assert call.outcome is None
-    cluster.lose = lambda sender, to, data: False
+    cluster.lose_nothing()
     cluster.until(lambda: call.outcome is not None)
     assert isinstance(call.outcome, bytes), call.outcome
