@@ -5,25 +5,34 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from revstore_conformance.sim.profile import CALM, FRAMED, HARSH, SOLO, STANDARD
-from revstore_conformance.sim.run import Run
+from revstore_conformance.sim.profile import (
+    CALM,
+    FRAMED,
+    HARSH,
+    SOLO,
+    STANDARD,
+    Profile,
+)
+from revstore_conformance.sim.run import Outcome, Run
 
 SHORT = msgspec.structs.replace(
     STANDARD, fault_phase_s=20.0, operations_min=300, fault_phase_max_s=30.0
 )
 
 
-def replay(seed: int, profile: str) -> str:
-    """The command that shows a run again."""
-    return f"replay: revstore sim --seed {seed} --profile {profile} --trace"
+def kept(seed: int, profile: Profile) -> Outcome:
+    """A run that violates nothing; else it fails with the command that shows it again."""
+    outcome = Run(seed, profile).run()
+    replay = f"replay: revstore sim --seed {seed} --profile {profile.name} --trace"
+    assert outcome.ok, f"{outcome.checker}: {outcome.text}\n{replay}"
+    return outcome
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(12))
 def test_no_seed_of_the_standard_profile_violates_anything(seed: int) -> None:
     """Members keep all promises under faults, and are well again afterwards."""
-    outcome = Run(seed, SHORT).run()
-    assert outcome.ok, f"{outcome.checker}: {outcome.text}\n{replay(seed, 'standard')}"
+    outcome = kept(seed, SHORT)
     assert outcome.figures["checked: operations"] > 100
     assert outcome.figures["elections won"] > 0
 
@@ -33,8 +42,7 @@ def test_no_seed_of_the_standard_profile_violates_anything(seed: int) -> None:
 def test_no_seed_of_the_harsh_profile_violates_anything(seed: int) -> None:
     """The same with more faults at once."""
     profile = msgspec.structs.replace(HARSH, fault_phase_s=20.0, operations_min=100)
-    outcome = Run(seed, profile).run()
-    assert outcome.ok, f"{outcome.checker}: {outcome.text}\n{replay(seed, 'harsh')}"
+    kept(seed, profile)
 
 
 @pytest.mark.slow
@@ -42,8 +50,7 @@ def test_no_seed_of_the_harsh_profile_violates_anything(seed: int) -> None:
 def test_no_seed_of_the_framed_profile_violates_anything(seed: int) -> None:
     """Every link is a connection in the bytes of a transport: tcp's, or gRPC's."""
     profile = msgspec.structs.replace(FRAMED, fault_phase_s=20.0, operations_min=200)
-    outcome = Run(seed, profile).run()
-    assert outcome.ok, f"{outcome.checker}: {outcome.text}\n{replay(seed, 'framed')}"
+    outcome = kept(seed, profile)
     assert outcome.figures["links with framing grpc"] > 0
 
 
@@ -52,8 +59,7 @@ def test_no_seed_of_the_framed_profile_violates_anything(seed: int) -> None:
 def test_one_member_without_raft_keeps_its_promises(seed: int) -> None:
     """``solo`` is the degenerate case: crashes, freezes and disks are left."""
     profile = msgspec.structs.replace(SOLO, fault_phase_s=15.0, operations_min=200)
-    outcome = Run(seed, profile).run()
-    assert outcome.ok, f"{outcome.checker}: {outcome.text}\n{replay(seed, 'solo')}"
+    kept(seed, profile)
 
 
 @pytest.mark.slow
