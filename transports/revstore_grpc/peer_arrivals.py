@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from revstore import logs
 from revstore.api.errors import Code
 from revstore.errors import ApiError
 from revstore.interfaces.transport import (
@@ -23,16 +22,15 @@ from revstore.interfaces.transport import (
     Stream,
     StreamHandler,
 )
+from revstore.peer.lanes.arrival import GONE, LaneArrival, log_ended
 from revstore.peer.lanes.content import Content, LaneContent, StreamContent
 from revstore.peer.lanes.limits import PEER_REASON_CHARS_MAX
-from revstore.peer.lanes.owner import Refusal
 from revstore.peer.lanes.wire import (
     ASK_PATH,
     LANE_PATH,
     STREAM_PATH,
     Hello,
     ProtocolError,
-    read_hello,
     write_welcome,
 )
 from revstore_grpc.calls import GrpcStream, UnaryCall
@@ -40,25 +38,15 @@ from revstore_grpc.calls import GrpcStream, UnaryCall
 if TYPE_CHECKING:
     from revstore_grpc.peers import GrpcPeers
 
-_log = logs.get(__name__)
 
-_GONE = "aborted by its sender, or the connection is lost"
-
-
-class Arrival(StreamHandler):
+class Arrival(LaneArrival, StreamHandler):
     """One call that another member made and that was let in."""
 
     def __init__(self, owner: GrpcPeers, stream: GrpcStream, hello: Hello) -> None:
-        self.sender = hello.sender
-        self.lane = hello.lane
-        self.link = hello.link
-        self.streams: set[Arrival] = set()
-        """Of a lane: the streams that live and end with it."""
-        self.content: Content | None = None
-        self.end_with: Refusal | None = None
-        """What the call ends with. Invariant: once set, nothing more is taken."""
-        self._owner = owner
+        super().__init__(owner, hello, stream.peer())
         self._stream = stream
+
+    # For the base.
 
     def wake(self) -> None:
         """There is something to write. Raises: nothing."""
@@ -69,19 +57,12 @@ class Arrival(StreamHandler):
                 return
             self._stream.send(frame)
 
-    def end(self, code: Code, reason: str) -> None:
-        """End the call; the first reason counts. Raises: nothing."""
-        if self.end_with is not None:
-            return
-        self.end_with = (code, reason)
-        self._owner.departed(self)
-        if self.content is not None:
-            self.content.lost(reason)
-            # A stream that was read may still owe its answer.
-            self.wake()
-        for stream in tuple(self.streams):
-            stream.end(code, reason)
-        self._stream.fail(ApiError(code, reason[:PEER_REASON_CHARS_MAX]))
+    def _end_call(self, code: Code, reason: str) -> None:
+        # A stream that was read may still owe its answer.
+        self.wake()
+        _refuse(self._stream, code, reason)
+
+    # From the connection.
 
     def on_message(self, message: bytes) -> None:
         """A frame came."""
@@ -90,8 +71,7 @@ class Arrival(StreamHandler):
         try:
             self.content.take(message)
         except ProtocolError as error:
-            log_ended(self._stream, str(error))
-            self.end(Code.INVALID_ARGUMENT, str(error))
+            self.break_off(error)
 
     def on_half_close(self) -> None:
         """The caller says no more, which no member does."""
@@ -99,34 +79,24 @@ class Arrival(StreamHandler):
 
     def on_cancel(self) -> None:
         """The call is gone."""
-        self.end(Code.CANCELLED, _GONE)
+        self.end(Code.CANCELLED, GONE)
 
 
 def peer_table(owner: GrpcPeers) -> ServiceTable:
     """The methods that other members call."""
 
-    def judged(stream: Stream) -> Arrival | None:
+    def let_in(stream: Stream) -> Arrival | None:
         """The call as an arrival if it is let in; else it was ended."""
         assert isinstance(stream, GrpcStream)
-        try:
-            hello = read_hello(stream.metadata().items())
-        except ProtocolError as error:
-            log_ended(stream, str(error))
-            stream.fail(ApiError(Code.INVALID_ARGUMENT, str(error)))
-            return None
         link = stream.link
-        refusal = owner.judge(hello, lambda hosts: owner.misfit(link, hosts))
-        if refusal is None:
-            return Arrival(owner, stream, hello)
-        code, reason = refusal
-        if code is not Code.UNAVAILABLE:
-            _log.warn(
-                "refused a member",
-                member=f"{hello.sender:x}",
-                peer=stream.peer(),
-                reason=reason,
-            )
-        stream.fail(ApiError(code, reason[:PEER_REASON_CHARS_MAX]))
+        found = owner.let_in(
+            stream.metadata().items(),
+            stream.peer(),
+            lambda hosts: owner.misfit(link, hosts),
+        )
+        if isinstance(found, Hello):
+            return Arrival(owner, stream, found)
+        _refuse(stream, *found)
         return None
 
     def welcome(arrival: Arrival, stream: Stream, content: Content) -> StreamHandler:
@@ -137,19 +107,19 @@ def peer_table(owner: GrpcPeers) -> ServiceTable:
         return arrival
 
     def lane(stream: Stream) -> StreamHandler:
-        arrival = judged(stream)
+        arrival = let_in(stream)
         if arrival is None:
             return StreamHandler()
         owner.admitted_lane(arrival)
         return welcome(arrival, stream, LaneContent(owner, arrival))
 
     def chunks(stream: Stream) -> StreamHandler:
-        arrival = judged(stream)
+        arrival = let_in(stream)
         if arrival is None:
             return StreamHandler()
         refusal = owner.admitted_stream(arrival)
         if refusal is not None:
-            stream.fail(ApiError(*refusal))
+            _refuse(stream, *refusal)
             return StreamHandler()
         return welcome(arrival, stream, StreamContent(owner, arrival))
 
@@ -159,7 +129,7 @@ def peer_table(owner: GrpcPeers) -> ServiceTable:
         if isinstance(answer, bytes):
             call.reply(answer)
         else:
-            log_ended(call, answer)
+            log_ended(call.peer(), answer)
             call.fail(ApiError(Code.INVALID_ARGUMENT, answer))
 
     methods = (
@@ -170,6 +140,5 @@ def peer_table(owner: GrpcPeers) -> ServiceTable:
     return {method.path: method for method in methods}
 
 
-def log_ended(call: Call, reason: str) -> None:
-    """One line about a caller that broke the protocol (P-13). Raises: nothing."""
-    _log.warn("connection ended", peer=call.peer(), reason=reason)
+def _refuse(stream: Stream, code: Code, reason: str) -> None:
+    stream.fail(ApiError(code, reason[:PEER_REASON_CHARS_MAX]))

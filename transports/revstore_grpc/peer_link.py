@@ -23,12 +23,9 @@ from revstore.peer.lanes.outgoing import LaneOutgoingStream
 from revstore.peer.lanes.wire import (
     LANE_PATH,
     STREAM_PATH,
-    Hello,
     ProtocolError,
-    check_welcome,
     error_of,
     read_pong,
-    write_hello,
 )
 from revstore_grpc.client import ClientLink, connect_link
 from revstore_http2.events import Pairs
@@ -54,7 +51,7 @@ class PeerLink:
         self.loop = owner.loop
         self.link: ClientLink | None = None
         self._context = context
-        self._hello_number = owner.next_link()
+        self._hello = dict(lane.hello(owner.next_link()))
         self._number = 0
         self._congested = False
         self._pumping = False
@@ -73,7 +70,7 @@ class PeerLink:
             link.abort()
             raise TransportError("given up")
         check_names(link.transport, address, self.lane.peer.owner.options.tls)
-        self._number = link.start(LANE_PATH, None, self.hello(), None)
+        self._number = link.start(LANE_PATH, None, self._hello, None)
         link.streams[self._number] = self
         await self._welcome
 
@@ -90,7 +87,7 @@ class PeerLink:
     def open_stream(self, meta: bytes) -> PeerOutgoingStream:
         """See ``LaneLink.open_stream``."""
         assert self.link is not None
-        number = self.link.start(STREAM_PATH, None, self.hello(), None)
+        number = self.link.start(STREAM_PATH, None, self._hello, None)
         found = PeerOutgoingStream(self, number, meta)
         self.link.streams[number] = found
         self._streams.add(found)
@@ -127,29 +124,12 @@ class PeerLink:
         if link is not None and link.streams.pop(number, None) is not None:
             link.give_up(number)
 
-    def hello(self) -> dict[str, str]:
-        """Who calls whom, as metadata. Raises: nothing."""
-        options = self.lane.peer.owner.options
-        hello = Hello(
-            cluster_id=options.cluster_id,
-            sender=options.member_id,
-            to=self.lane.peer.member,
-            lane=self.lane.lane,
-            link=self._hello_number,
-        )
-        return dict(write_hello(hello))
-
-    def check(self, pairs: Pairs) -> None:
-        """Raises: ProtocolError: another member answered than was called."""
-        peer = self.lane.peer
-        check_welcome(dict(pairs), peer.owner.options.cluster_id, peer.member)
-
     # From the connection: the call of the lane.
 
     def head(self, pairs: Pairs) -> None:
         """The member has let the call in. Raises: nothing."""
         try:
-            self.check(pairs)
+            self.lane.check(dict(pairs))
         except ProtocolError as error:
             self._end(error)
         else:
@@ -218,7 +198,7 @@ class PeerOutgoingStream(LaneOutgoingStream):
     def head(self, pairs: Pairs) -> None:
         """The member has let the stream in. Raises: nothing."""
         try:
-            self._owner.check(pairs)
+            self._owner.lane.check(dict(pairs))
         except ProtocolError as error:
             self.fail(str(error))
 

@@ -23,14 +23,13 @@ from typing import TYPE_CHECKING, Any
 import grpc
 import grpc.aio
 
-from revstore import logs
 from revstore.api.errors import Code
+from revstore.peer.lanes.arrival import GONE, LaneArrival, Refusal, log_ended
 from revstore.peer.lanes.content import Content, LaneContent, StreamContent
 from revstore.peer.lanes.limits import (
     PEER_END_GRACE_S,
     PEER_REASON_CHARS_MAX,
 )
-from revstore.peer.lanes.owner import Refusal
 from revstore.peer.lanes.wire import (
     ASK_PATH,
     LANE_PATH,
@@ -38,51 +37,33 @@ from revstore.peer.lanes.wire import (
     Hello,
     Metadata,
     ProtocolError,
-    read_hello,
     write_welcome,
 )
+from revstore.peer.streams import wake
 from revstore_grpcio.calls import STATUS_OF_CODE
 
 if TYPE_CHECKING:
     from revstore_grpcio.peers import GrpcioPeers
 
-_log = logs.get(__name__)
 
-_GONE = "aborted by its sender, or the connection is lost"
-
-
-class Arrival:
+class Arrival(LaneArrival):
     """One call that another member made and that was let in."""
 
     def __init__(self, owner: GrpcioPeers, context: Any, hello: Hello) -> None:
-        self.sender = hello.sender
-        self.lane = hello.lane
-        self.link = hello.link
-        self.streams: set[Arrival] = set()
-        """Of a lane: the streams that live and end with it."""
-        self.content: Content | None = None
-        self.end_with: Refusal | None = None
-        """What the call ends with. Invariant: once set, nothing more is taken."""
-        self._owner = owner
+        super().__init__(owner, hello, str(context.peer()))
         self._context = context
         self._wait: asyncio.Future[None] | None = None
 
-    def wake(self) -> None:
-        """There is something to write. Raises: nothing."""
-        if self._wait is not None and not self._wait.done():
-            self._wait.set_result(None)
+    # For the base.
 
-    def end(self, code: Code, reason: str) -> None:
-        """End the call soon; the first reason counts. Raises: nothing."""
-        if self.end_with is not None:
-            return
-        self.end_with = (code, reason)
-        self._owner.departed(self)
-        if self.content is not None:
-            self.content.lost(reason)
-        for stream in tuple(self.streams):
-            stream.end(code, reason)
+    def wake(self) -> None:
+        """There is something to write, or nothing more. Raises: nothing."""
+        wake(self._wait)
+
+    def _end_call(self, code: Code, reason: str) -> None:
         self.wake()
+
+    # The call.
 
     async def serve(self, content: Content, welcome: Metadata) -> Refusal:
         """Read and write until the call is over; returns what to end it with."""
@@ -96,7 +77,7 @@ class Arrival:
             # The call is over; the library cancels what is left of it.
             pass
         finally:
-            self.end(Code.CANCELLED, _GONE)
+            self.end(Code.CANCELLED, GONE)
             if reader is not None:
                 reader.cancel()
                 await asyncio.wait([reader])
@@ -125,18 +106,13 @@ class Arrival:
                     break
                 content.take(data)
         except ProtocolError as error:
-            self._refuse(str(error))
+            self.break_off(error)
         except grpc.aio.BaseError:
             return
         # Either the connection is lost, and the library says so at once, or the
         # caller has half closed the call, which no member does.
         await asyncio.sleep(PEER_END_GRACE_S)
         self.end(Code.INVALID_ARGUMENT, "the caller says no more")
-
-    def _refuse(self, reason: str) -> None:
-        if self.end_with is None:
-            log_ended(self._context, reason)
-            self.end(Code.INVALID_ARGUMENT, reason)
 
 
 class PeerService(grpc.GenericRpcHandler):
@@ -157,13 +133,13 @@ class PeerService(grpc.GenericRpcHandler):
         return self._handlers.get(handler_call_details.method, self._stranger)
 
     async def _lane(self, _frames: Any, context: Any) -> None:
-        arrival = await self._judge(context)
+        arrival = await self._let_in(context)
         if arrival is not None:
             self._owner.admitted_lane(arrival)
             await self._serve(arrival, LaneContent(self._owner, arrival), context)
 
     async def _stream(self, _frames: Any, context: Any) -> None:
-        arrival = await self._judge(context)
+        arrival = await self._let_in(context)
         if arrival is None:
             return
         refusal = self._owner.admitted_stream(arrival)
@@ -179,32 +155,23 @@ class PeerService(grpc.GenericRpcHandler):
         welcome = write_welcome(options.cluster_id, options.member_id)
         await end_call(context, *await arrival.serve(content, welcome))
 
-    async def _judge(self, context: Any) -> Arrival | None:
+    async def _let_in(self, context: Any) -> Arrival | None:
         """The call as an arrival if it is let in; else it was ended."""
-        try:
-            hello = read_hello(context.invocation_metadata())
-        except ProtocolError as error:
-            log_ended(context, str(error))
-            await end_call(context, Code.INVALID_ARGUMENT, str(error))
-            return None
-        refusal = self._owner.judge(hello, partial(self._owner.misfit, context))
-        if refusal is None:
-            return Arrival(self._owner, context, hello)
-        if refusal[0] is not Code.UNAVAILABLE:
-            _log.warn(
-                "refused a member",
-                member=f"{hello.sender:x}",
-                peer=str(context.peer()),
-                reason=refusal[1],
-            )
-        await end_call(context, *refusal)
+        found = self._owner.let_in(
+            context.invocation_metadata(),
+            str(context.peer()),
+            partial(self._owner.misfit, context),
+        )
+        if isinstance(found, Hello):
+            return Arrival(self._owner, context, found)
+        await end_call(context, *found)
         return None
 
     async def _ask(self, question: bytes, context: Any) -> bytes:
         answer = self._owner.answer(question, self._owner.misfit(context, ()))
         if isinstance(answer, bytes):
             return answer
-        log_ended(context, answer)
+        log_ended(str(context.peer()), answer)
         await context.abort(STATUS_OF_CODE[Code.INVALID_ARGUMENT], answer)
         raise AssertionError("abort does not return")
 
@@ -216,12 +183,7 @@ async def end_call(context: Any, code: Code, reason: str) -> None:
         await context.abort(STATUS_OF_CODE[code], reason[:PEER_REASON_CHARS_MAX])
 
 
-def log_ended(context: Any, reason: str) -> None:
-    """One line about a caller that broke the protocol (P-13). Raises: nothing."""
-    _log.warn("connection ended", peer=str(context.peer()), reason=reason)
-
-
 async def _turn_away(_frames: Any, context: Any) -> None:
     reason = "a client called the address for members"
-    log_ended(context, reason)
+    log_ended(str(context.peer()), reason)
     await end_call(context, Code.UNIMPLEMENTED, reason)

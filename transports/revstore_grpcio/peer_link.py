@@ -21,14 +21,11 @@ from revstore.peer.lanes.limits import PEER_FRAME_BYTES_MAX
 from revstore.peer.lanes.wire import (
     LANE_PATH,
     STREAM_PATH,
-    Hello,
-    Metadata,
     ProtocolError,
-    check_welcome,
     error_of,
     read_pong,
-    write_hello,
 )
+from revstore.peer.streams import wake
 from revstore_grpcio.addresses import target_of
 from revstore_grpcio.peer_streams import GrpcioOutgoingStream
 from revstore_grpcio.peer_tls import Calling
@@ -67,7 +64,9 @@ class OutboundLink:
             OSError: the member cannot be reached.
         """
         self._channel = await open_channel(address, self._calling)
-        call: Any = self._channel.stream_stream(LANE_PATH)(metadata=self._hello())
+        call: Any = self._channel.stream_stream(LANE_PATH)(
+            metadata=self._lane.hello(self._number)
+        )
         self._call = call
         try:
             await self._welcomed(call)
@@ -106,12 +105,13 @@ class OutboundLink:
 
     def wake(self) -> None:
         """There is something to send. Raises: nothing."""
-        if self._work is not None and not self._work.done():
-            self._work.set_result(None)
+        wake(self._work)
 
     def open_stream(self, meta: bytes) -> GrpcioOutgoingStream:
         """Start a stream. Raises: nothing."""
-        call: Any = self._channel.stream_stream(STREAM_PATH)(metadata=self._hello())
+        call: Any = self._channel.stream_stream(STREAM_PATH)(
+            metadata=self._lane.hello(self._number)
+        )
         found = GrpcioOutgoingStream(
             call, self._lane.peer.member, meta, self._welcomed, self._streams.discard
         )
@@ -157,17 +157,6 @@ class OutboundLink:
             # The call is over; the reading task hears why.
             return
 
-    def _hello(self) -> Metadata:
-        options = self._lane.peer.owner.options
-        hello = Hello(
-            cluster_id=options.cluster_id,
-            sender=options.member_id,
-            to=self._lane.peer.member,
-            lane=self._lane.lane,
-            link=self._number,
-        )
-        return write_hello(hello)
-
     async def _welcomed(self, call: Any) -> None:
         """Wait until the right member has let a call in.
 
@@ -179,8 +168,7 @@ class OutboundLink:
         if not metadata or call.done():
             # A refusal has no welcome; its status may come a moment later.
             await call.read()
-        peer = self._lane.peer
-        check_welcome(metadata, peer.owner.options.cluster_id, peer.member)
+        self._lane.check(metadata)
 
 
 async def open_channel(address: Address, calling: Calling | None) -> Any:

@@ -12,7 +12,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 from revstore.api.errors import Code
-from revstore.interfaces.peers import Lane
 from revstore.peer.lanes.incoming import LaneIncomingStream
 from revstore.peer.lanes.limits import PEER_META_BYTES_MAX
 from revstore.peer.lanes.wire import (
@@ -29,24 +28,8 @@ from revstore.peer.lanes.wire import (
 )
 
 if TYPE_CHECKING:
-    from revstore.peer.lanes.owner import LanePeers, Refusal
-
-
-class ServedArrival(Protocol):
-    """The call that something comes on."""
-
-    sender: int
-    lane: Lane
-    end_with: Refusal | None
-    """What the call ends with. Invariant: once set, nothing more is taken."""
-
-    def wake(self) -> None:
-        """There is something to write (``next_frame``). Raises: nothing."""
-        ...
-
-    def end(self, code: Code, reason: str) -> None:
-        """End the call soon; the first reason counts. Raises: nothing."""
-        ...
+    from revstore.peer.lanes.arrival import LaneArrival
+    from revstore.peer.lanes.owner import LanePeers
 
 
 class Content(Protocol):
@@ -65,7 +48,7 @@ class Content(Protocol):
 class LaneContent:
     """Messages of one lane from one member."""
 
-    def __init__(self, owner: LanePeers, arrival: ServedArrival) -> None:
+    def __init__(self, owner: LanePeers, arrival: LaneArrival) -> None:
         self._owner = owner
         self._arrival = arrival
         self._inbox = Inbox(owner.options.message_bytes_max)
@@ -94,7 +77,7 @@ class LaneContent:
 class StreamContent:
     """One stream of a member."""
 
-    def __init__(self, owner: LanePeers, arrival: ServedArrival) -> None:
+    def __init__(self, owner: LanePeers, arrival: LaneArrival) -> None:
         self._owner = owner
         self._arrival = arrival
         self._inbox = Inbox(owner.options.message_bytes_max)

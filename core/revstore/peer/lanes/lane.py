@@ -11,14 +11,22 @@ Rules of this file:
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 from revstore import logs
 from revstore.errors import TransportError
 from revstore.interfaces.peers import Lane, LaneLimits, OutgoingStream
 from revstore.peer.lane_states import LaneStates, State
-from revstore.peer.lanes.wire import Outbox, Ping, encode
+from revstore.peer.lanes.wire import (
+    Hello,
+    Metadata,
+    Outbox,
+    Ping,
+    check_welcome,
+    encode,
+    write_hello,
+)
 
 if TYPE_CHECKING:
     from revstore.peer.lanes.owner import Peer
@@ -103,6 +111,27 @@ class PeerLane(LaneStates[LaneLink]):
             self._probe_due = False
             return encode(Ping(self._probe_number))
         return self._outbox.next_frame()
+
+    def hello(self, link: int) -> Metadata:
+        """Who calls whom, by which connection: of each call. Raises: nothing."""
+        options = self.peer.owner.options
+        hello = Hello(
+            cluster_id=options.cluster_id,
+            sender=options.member_id,
+            to=self.peer.member,
+            lane=self.lane,
+            link=link,
+        )
+        return write_hello(hello)
+
+    def check(self, metadata: Mapping[str, str | bytes]) -> None:
+        """Judge who let a call in.
+
+        Raises:
+            ProtocolError: another member answered than was called.
+        """
+        peer = self.peer
+        check_welcome(metadata, peer.owner.options.cluster_id, peer.member)
 
     # For the base.
 

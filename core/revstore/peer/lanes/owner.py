@@ -8,34 +8,21 @@ from __future__ import annotations
 
 import asyncio
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import count
 from time import time_ns
-from typing import Any, Protocol
+from typing import Any
 
+from revstore import logs
 from revstore.api.errors import Code
 from revstore.interfaces.peers import REMOVED, Lane, PeerHandler, PeerOptions
+from revstore.peer.lanes.arrival import LaneArrival, Refusal, log_ended
 from revstore.peer.lanes.lane import LaneLink, PeerLane
 from revstore.peer.lanes.limits import PEER_META_BYTES_MAX, PEER_STREAMS_MAX
-from revstore.peer.lanes.wire import Hello
+from revstore.peer.lanes.wire import Hello, ProtocolError, read_hello
 from revstore.peer.members import KnownPeer, MemberPeers
 
-Refusal = tuple[Code, str]
-"""What a call is ended with."""
-
-
-class LaneArrival(Protocol):
-    """A call that another member made and that was let in."""
-
-    sender: int
-    lane: Lane
-    link: int
-    streams: set[Any]
-    """Of a lane: the streams that live and end with it."""
-
-    def end(self, code: Code, reason: str) -> None:
-        """End the call soon; the first reason counts. Raises: nothing."""
-        ...
+_log = logs.get(__name__)
 
 
 class Peer(KnownPeer):
@@ -93,34 +80,33 @@ class LanePeers(MemberPeers):
         self._background.add(task)
         task.add_done_callback(self._background.discard)
 
-    def judge(
-        self, hello: Hello, misfit: Callable[[Sequence[str]], str]
-    ) -> Refusal | None:
-        """Why a caller is turned away, None to let it in. Raises: nothing.
+    def let_in(
+        self,
+        metadata: Iterable[tuple[str, str | bytes]] | None,
+        caller: str,
+        misfit: Callable[[Sequence[str]], str],
+    ) -> Hello | Refusal:
+        """Who makes a call, or what to end it with; that is in the log then.
 
         ``misfit`` says why the caller's certificate is not good for a member that is
-        known to be at these hosts; empty if it is.
+        known to be at these hosts; empty if it is. Raises: nothing.
         """
-        options, sender = self.options, hello.sender
-        reason = ""
-        if self._closed:
-            return Code.UNAVAILABLE, "the member is stopping"
-        if hello.cluster_id != options.cluster_id:
-            reason = (
-                f"cluster id mismatch: the caller is of cluster {hello.cluster_id:x}, "
-                f"this member of {options.cluster_id:x}"
+        try:
+            hello = read_hello(metadata)
+        except ProtocolError as error:
+            log_ended(caller, str(error))
+            return Code.INVALID_ARGUMENT, str(error)
+        refusal = self._judge(hello, misfit)
+        if refusal is None:
+            return hello
+        if refusal[0] is not Code.UNAVAILABLE:
+            _log.warn(
+                "refused a member",
+                member=f"{hello.sender:x}",
+                peer=caller,
+                reason=refusal[1],
             )
-        elif hello.to != options.member_id:
-            reason = (
-                f"member id mismatch: the call is for member {hello.to:x}, "
-                f"this is {options.member_id:x}"
-            )
-        elif sender in (0, options.member_id):
-            reason = f"the caller claims to be member {sender:x}"
-        if reason:
-            return Code.FAILED_PRECONDITION, reason
-        reason = misfit(self.hosts_of(sender)) or self.turned_away(sender)
-        return (Code.PERMISSION_DENIED, reason) if reason else None
+        return refusal
 
     def admitted_lane(self, arrival: LaneArrival) -> None:
         """A lane of a member begins. Raises: nothing."""
@@ -149,3 +135,29 @@ class LanePeers(MemberPeers):
             del self._current[arrival.sender, arrival.lane]
         elif lane is not None:
             lane.streams.discard(arrival)
+
+    # Inside.
+
+    def _judge(
+        self, hello: Hello, misfit: Callable[[Sequence[str]], str]
+    ) -> Refusal | None:
+        options, sender = self.options, hello.sender
+        reason = ""
+        if self._closed:
+            return Code.UNAVAILABLE, "the member is stopping"
+        if hello.cluster_id != options.cluster_id:
+            reason = (
+                f"cluster id mismatch: the caller is of cluster {hello.cluster_id:x}, "
+                f"this member of {options.cluster_id:x}"
+            )
+        elif hello.to != options.member_id:
+            reason = (
+                f"member id mismatch: the call is for member {hello.to:x}, "
+                f"this is {options.member_id:x}"
+            )
+        elif sender in (0, options.member_id):
+            reason = f"the caller claims to be member {sender:x}"
+        if reason:
+            return Code.FAILED_PRECONDITION, reason
+        reason = misfit(self.hosts_of(sender)) or self.turned_away(sender)
+        return (Code.PERMISSION_DENIED, reason) if reason else None
