@@ -69,15 +69,7 @@ def test_a_learner_is_added_and_promoted(tmp_path: Path) -> None:
         learner = cluster.add("d", "rocksdb", learner=True)
         text = cluster.ctl("put", "no", "1", on=learner, fails=True)
         assert "rpc not supported for learner" in text
-        first = cluster.members["a"]
-
-        def promoted() -> bool:
-            text = cluster.ctl("member", "list", on=first)
-            if "true" in text:
-                cluster.ctl("member", "promote", learner.member_id, on=cluster.leader())
-            return "true" not in text
-
-        wait_for(promoted, "the promotion")
+        cluster.promote(learner)
         assert cluster.ctl("get", "before", on=learner) == "before\n1\n"
         cluster.ctl("move-leader", learner.member_id, on=cluster.leader())
         assert cluster.leader() is learner

@@ -50,14 +50,7 @@ def test_a_learner_is_promoted_through_a_follower(tmp_path: Path) -> None:
         cluster.start()
         learner = cluster.add("d", "lmdb", learner=True)
         follower = next(one for one in cluster.followers() if one is not learner)
-
-        def promoted() -> bool:
-            text = cluster.ctl("member", "list", on=follower)
-            if "true" in text:
-                cluster.ctl("member", "promote", learner.member_id, on=follower)
-            return "true" not in text
-
-        wait_for(promoted, "the promotion")
+        cluster.promote(learner, through=follower)
         cluster.ctl("member", "remove", learner.member_id, on=follower)
         assert cluster.ctl("member", "list", on=follower).count("started") == 3
 

@@ -127,6 +127,24 @@ class Cluster:
         member.start()
         return member
 
+    def promote(
+        self, learner: MemberProcess, through: MemberProcess | None = None
+    ) -> None:
+        """Make a learner that is in sync a voter; ask ``through``, or the leader.
+
+        Raises:
+            AssertionError: the promotion was refused.
+        """
+
+        def promoted() -> bool:
+            asked = through or self.leader()
+            listed = self.ctl("member", "list", on=asked)
+            if "true" in listed:
+                self.ctl("member", "promote", learner.member_id, on=asked)
+            return "true" not in listed
+
+        wait_for(promoted, "the promotion")
+
     def ctl(
         self,
         *words: str,
