@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import select
-import socket
 import subprocess
 import sys
 import tempfile
@@ -31,6 +30,8 @@ from revstore.plugin.manager import PluginManager
 from revstore.proto import rpc_pb2
 from revstore.snapshot import format as layout
 from revstore.types import ApplyResult
+from revstore_bench import host
+from revstore_bench.serving import free_port
 from revstore_bench.workload import make_key
 
 PUTS = 100
@@ -198,11 +199,7 @@ class _Member:
 
     def private_bytes(self) -> int:
         """What only this process has in memory (RssAnon)."""
-        with open(f"/proc/{self._process.pid}/status") as status:
-            for line in status:
-                if line.startswith("RssAnon:"):
-                    return int(line.split()[1]) * 1024
-        return 0
+        return host.memory_bytes("RssAnon", self._process.pid)
 
     def watch(self) -> None:
         """Note the private memory."""
@@ -224,14 +221,8 @@ class _Member:
         self._process.stdout.close()
 
 
-def _free_url() -> str:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return f"http://127.0.0.1:{found.getsockname()[1]}"
-
-
 def _measure(options: argparse.Namespace, directory: Path) -> None:
-    urls = f"{_free_url()},{_free_url()}"
+    urls = ",".join(f"http://127.0.0.1:{free_port()}" for _ in range(2))
     rest = [
         f"--keys={options.keys}",
         f"--value-bytes={options.value_bytes}",

@@ -25,21 +25,19 @@ from random import Random
 from struct import Struct
 
 from revstore_bench.load import (
-    ACK,
     DATA,
     END_HEADERS,
     END_STREAM,
-    GOAWAY,
     HEADERS,
-    PING,
     PREFACE,
-    RESET,
+    RECEIVE_BYTES,
     SETTINGS,
     TIMEOUT_S,
     WINDOW,
     WINDOW_BYTES,
     LoadError,
     LoadReport,
+    control,
     frame,
 )
 from revstore_bench.secure import connect
@@ -47,7 +45,6 @@ from revstore_http2.hpack import Encoder
 
 DEADLINE_US = 5_000_000
 USER_AGENT = b"grpc-go/1.26.0"
-RECEIVE_BYTES = 1 << 18
 
 _HEAD = Struct(">HBBBI")
 _WORD = Struct(">I")
@@ -221,7 +218,10 @@ class Flood:
                 if flags & END_STREAM:
                     latencies.append((now + started[stream >> 1]) * 1e6)
             else:
-                self._control(line, kind, flags, buffer[at + 9 : at + 9 + size])
+                answer, credit = control(kind, flags, buffer[at + 9 : at + 9 + size])
+                line.room += credit
+                if answer:
+                    line.socket.sendall(answer)
             at += 9 + size
         line.buffer = buffer[at:]
         self.body_bytes += body_bytes
@@ -229,17 +229,3 @@ class Flood:
             line.socket.sendall(frame(WINDOW, 0, 0, _WORD.pack(line.received)))
             line.received = 0
         return len(latencies) - before
-
-    def _control(self, line: _Line, kind: int, flags: int, payload: bytes) -> None:
-        if kind == SETTINGS and not flags & ACK:
-            line.socket.sendall(frame(SETTINGS, ACK, 0, b""))
-        elif kind == PING and not flags & ACK:
-            line.socket.sendall(frame(PING, ACK, 0, payload))
-        elif kind == WINDOW:
-            # Requests are far smaller than a stream's window: only the connection's
-            # can run out, and stream updates come after their stream has ended.
-            line.room += _WORD.unpack(payload)[0] & 0x7FFFFFFF
-        elif kind == GOAWAY:
-            raise LoadError(f"the server goes away: {payload[8:]!r}")
-        elif kind == RESET:
-            raise LoadError("the server reset a call")

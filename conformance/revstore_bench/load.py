@@ -82,6 +82,27 @@ def header_block(path: str, authority: str) -> bytes:
     )
 
 
+def control(kind: int, flags: int, payload: bytes) -> tuple[bytes, int]:
+    """What a frame about the connection asks to be sent back, and the credit it gives.
+
+    Raises:
+        LoadError: the server goes away, or reset a stream.
+    """
+    if kind == SETTINGS and not flags & ACK:
+        return frame(SETTINGS, ACK, 0, b""), 0
+    if kind == PING and not flags & ACK:
+        return frame(PING, ACK, 0, payload), 0
+    if kind == WINDOW:
+        # Requests are far smaller than a stream's window: only the connection's can
+        # run out, and stream updates come after their stream has ended.
+        return b"", _WORD.unpack(payload)[0] & 0x7FFFFFFF
+    if kind == GOAWAY:
+        raise LoadError(f"the server goes away: {payload[8:]!r}")
+    if kind == RESET:
+        raise LoadError("the server reset a stream")
+    return b"", 0
+
+
 class LoadClient:
     """One connection that makes calls of one method."""
 
@@ -163,7 +184,10 @@ class LoadClient:
                 self._received += size
                 self._with_message.add(stream)
             elif kind != HEADERS:
-                self._control(kind, flags, buffer[body:at])
+                answer, credit = control(kind, flags, buffer[body:at])
+                self._room += credit
+                if answer:
+                    self._out.append(answer)
             if flags & END_STREAM and kind in (DATA, HEADERS):
                 self._finish(stream)
         if self._received >= WINDOW_BYTES // 2:
@@ -177,17 +201,3 @@ class LoadClient:
             raise LoadError("a call ended without an answer")
         self._with_message.remove(stream)
         self._latencies.append((time.perf_counter_ns() - begin) / 1000)
-
-    def _control(self, kind: int, flags: int, payload: bytes) -> None:
-        if kind == SETTINGS and not flags & ACK:
-            self._out.append(frame(SETTINGS, ACK, 0, b""))
-        elif kind == PING and not flags & ACK:
-            self._out.append(frame(PING, ACK, 0, payload))
-        elif kind == WINDOW:
-            # Requests are far smaller than a stream's window: only the connection's
-            # can run out, and stream updates come after their stream has ended.
-            self._room += _WORD.unpack(payload)[0] & 0x7FFFFFFF
-        elif kind == GOAWAY:
-            raise LoadError(f"the server goes away: {payload[8:]!r}")
-        elif kind == RESET:
-            raise LoadError("the server reset a call")

@@ -59,14 +59,19 @@ def make_certificate(directory: Path) -> Certificate:
     return made
 
 
+def _connected(host: str, port: int, timeout_s: float) -> socket.socket:
+    found = socket.create_connection((host, port), timeout_s)
+    found.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return found
+
+
 class PlainSocket:
     """A connection without TLS."""
 
     cipher = ""
 
     def __init__(self, host: str, port: int, timeout_s: float) -> None:
-        self._raw = socket.create_connection((host, port), timeout_s)
-        self._raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._raw = _connected(host, port, timeout_s)
         self.fileno = self._raw.fileno
         self.sendall = self._raw.sendall
         self.recv = self._raw.recv
@@ -80,8 +85,7 @@ class TlsSocket:
     def __init__(
         self, host: str, port: int, timeout_s: float, context: ssl.SSLContext
     ) -> None:
-        self._raw = socket.create_connection((host, port), timeout_s)
-        self._raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._raw = _connected(host, port, timeout_s)
         self._arrived, self._leaving = ssl.MemoryBIO(), ssl.MemoryBIO()
         self._tls = context.wrap_bio(self._arrived, self._leaving, server_hostname=host)
         self.fileno = self._raw.fileno

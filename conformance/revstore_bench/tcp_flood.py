@@ -11,12 +11,12 @@ Rules of this file:
 from __future__ import annotations
 
 import select
-import socket
 import time
 from collections.abc import Sequence
 from itertools import cycle, islice
 
 from revstore_bench.load import RECEIVE_BYTES, TIMEOUT_S, LoadError, LoadReport
+from revstore_bench.secure import connect
 from revstore_tcp.framing import (
     MAGIC,
     Flag,
@@ -36,8 +36,7 @@ class _Line:
     """One connection."""
 
     def __init__(self, host: str, port: int) -> None:
-        self.socket = socket.create_connection((host, port), TIMEOUT_S)
-        self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self.socket = connect(host, port, TIMEOUT_S, None)
         hello = record(RecordType.HELLO, 0, write_hello(Hello(Role.CLIENT)))
         self.socket.sendall(MAGIC + frame(hello))
         self.reader = FrameReader()

@@ -17,20 +17,17 @@ from collections import defaultdict
 from struct import Struct
 
 from revstore_bench.load import (
-    ACK,
     DATA,
     END_HEADERS,
     END_STREAM,
-    GOAWAY,
     HEADERS,
-    PING,
     PREFACE,
-    RESET,
     SETTINGS,
     TIMEOUT_S,
     WINDOW,
     WINDOW_BYTES,
     LoadError,
+    control,
     frame,
     header_block,
 )
@@ -220,13 +217,8 @@ class Wire:
     def _control(self, kind: int, flags: int, stream: int, payload: bytes) -> None:
         if kind == HEADERS:
             self._heads.append((stream, payload))
-        elif kind == SETTINGS and not flags & ACK:
-            self._socket.sendall(frame(SETTINGS, ACK, 0, b""))
-        elif kind == PING and not flags & ACK:
-            self._socket.sendall(frame(PING, ACK, 0, payload))
-        elif kind == WINDOW and not stream:
-            self.room += _WORD.unpack(payload)[0] & 0x7FFFFFFF
-        elif kind == GOAWAY:
-            raise LoadError(f"the server goes away: {payload[8:]!r}")
-        elif kind == RESET:
-            raise LoadError("the server reset a stream")
+        elif kind != WINDOW or not stream:
+            answer, credit = control(kind, flags, payload)
+            self.room += credit
+            if answer:
+                self._socket.sendall(answer)
