@@ -1,13 +1,15 @@
 """``python -m revstore_bench.cluster``: three members on this machine, durable.
 
+What a cluster does beside etcd's is the case "three" of ``revstore_bench.table``; here
+are the loads that etcd cannot be given, and PySyncObj.
+
 Rules of this file:
 
 1. The load goes to the leader, from one process that costs little; all members and the
    load share the cores of this machine.
-2. etcd runs as a cluster of three with its defaults, under the same gRPC load.
-3. PySyncObj runs as a cluster of three with the same number of puts in flight from
+2. PySyncObj runs as a cluster of three with the same number of puts in flight from
    within the leader's process; it keeps nothing on disk, and is named volatile.
-4. Fail-over is the time from SIGKILL of the leader to the first put that is accepted,
+3. Fail-over is the time from SIGKILL of the leader to the first put that is accepted,
    by whichever member.
 """
 
@@ -29,16 +31,14 @@ from revstore_bench.cluster_members import (
     MemberTarget,
     OneCall,
     ThreeMembers,
-    start_etcd,
     start_revstore,
 )
-from revstore_bench.flood import Flood
-from revstore_bench.grpc import CONNECTIONS, requests
+from revstore_bench.grpc import Load, flood, requests
 from revstore_bench.load import LoadError, LoadReport
 from revstore_bench.model import QUICK, STANDARD, Case, Row, Sample, Scale
 from revstore_bench.report import publish
 from revstore_bench.run import run, say
-from revstore_bench.serving import PUT_PATH, RANGE_PATH, Target, free_port, puts
+from revstore_bench.serving import PUT_PATH, RANGE_PATH, free_port, puts
 from revstore_bench.tcp_flood import TcpFlood
 
 TCP_CONNECTIONS = 4
@@ -57,18 +57,17 @@ def tcp_load(member: MemberTarget, path: str, scale: Scale, number: int) -> Load
         client.close()
 
 
-def grpc_load(member: Target, path: str, scale: Scale, number: int) -> LoadReport:
+def grpc_load(member: MemberTarget, path: str, scale: Scale, number: int) -> LoadReport:
     """The load over gRPC, with deadlines as Go clients send them."""
-    client = Flood("127.0.0.1", member.port, CONNECTIONS)
-    try:
-        messages = requests(path, scale, number)
-        return client.run(path, messages, scale.calls, scale.in_flight)
-    finally:
-        client.close()
+    return flood(member, Load("grpc", "", path, False, 0.0), scale, number)
+
+
+LOAD_BY = {"tcp": tcp_load, "grpcio": grpc_load}
+"""How the cluster of each transport is loaded."""
 
 
 class ClusterCase(Case):
-    """The clusters side by side, one loaded at a time."""
+    """A cluster for each transport, one loaded at a time."""
 
     name = "cluster"
 
@@ -78,71 +77,34 @@ class ClusterCase(Case):
         self._clusters: dict[str, ThreeMembers] = {}
 
     def prepare(self) -> None:
-        own = start_revstore(
-            self.directory / "revstore", ("lmdb",) * MEMBERS, self._flags
-        )
-        self._clusters["revstore"] = own
-        grpcio = [*self._flags, "--transport=grpcio", "--peer-transport=grpcio"]
-        self._clusters["grpcio"] = start_revstore(
-            self.directory / "grpcio", ("lmdb",) * MEMBERS, grpcio
-        )
-        self._clusters["etcd"] = start_etcd(self.directory / "etcd")
-        for name, cluster in self._clusters.items():
-            load = tcp_load if name == "revstore" else grpc_load
-            load(
-                cluster.leader(),
-                PUT_PATH,
-                msgspec.structs.replace(self.scale, calls=2000),
-                99,
+        grpcio = ("--transport=grpcio", "--peer-transport=grpcio")
+        for name, flags in (("tcp", ()), ("grpcio", grpcio)):
+            self._clusters[name] = start_revstore(
+                self.directory / name, ("lmdb",) * MEMBERS, [*self._flags, *flags]
             )
+        warm = msgspec.structs.replace(self.scale, calls=2000)
+        for name, load in LOAD_BY.items():
+            load(self._clusters[name].leader(), PUT_PATH, warm, 99)
 
     def settings(self) -> Mapping[str, object]:
         return {"backend": "lmdb", "flags": " ".join(self._flags), "members": MEMBERS}
 
     def sample(self, number: int) -> Sample:
         found: dict[str, float] = {}
-        own = self._clusters["revstore"]
-        self._measure("tcp_put", own, tcp_load, PUT_PATH, number, found)
-        self._measure("tcp_get", own, tcp_load, RANGE_PATH, number, found)
-        self._measure("grpc_put", own, grpc_load, PUT_PATH, number, found)
-        self._measure("grpc_get", own, grpc_load, RANGE_PATH, number, found)
-        follower = next(m for m in own.members if m is not own.leader())
-        report = grpc_load(follower, RANGE_PATH, self.scale, number)
-        found["grpc_follower_get_rate"] = report.rate
-        grpcio = self._clusters["grpcio"]
-        self._measure("grpcio_put", grpcio, grpc_load, PUT_PATH, number, found)
-        etcd = self._clusters["etcd"]
-        self._measure("etcd_put", etcd, grpc_load, PUT_PATH, number, found)
-        self._measure("etcd_get", etcd, grpc_load, RANGE_PATH, number, found)
-        theirs = next(m for m in etcd.members if m is not etcd.leader())
-        report = grpc_load(theirs, RANGE_PATH, self.scale, number)
-        found["etcd_follower_get_rate"] = report.rate
-        for name, other in (
-            ("grpc_put", "etcd_put"),
-            ("grpc_get", "etcd_get"),
-            ("grpc_follower_get", "etcd_follower_get"),
+        for figure, name, path in (
+            ("tcp_put", "tcp", PUT_PATH),
+            ("tcp_get", "tcp", RANGE_PATH),
+            ("grpcio_put", "grpcio", PUT_PATH),
         ):
-            found[f"{name}_ratio"] = found[f"{name}_rate"] / found[f"{other}_rate"]
+            cluster = self._clusters[name]
+            leader, cpu = cluster.leader(), cluster.cpu_seconds()
+            report = LOAD_BY[name](leader, path, self.scale, number)
+            cpu = cluster.cpu_seconds() - cpu
+            found[f"{figure}_rate"] = report.rate
+            found[f"{figure}_cpu_us"] = cpu / report.calls * 1e6
+            found[f"{figure}_p50_ms"] = report.quantile(0.5) / 1000
+            found[f"{figure}_p99_ms"] = report.quantile(0.99) / 1000
         return found
-
-    def _measure(
-        self,
-        name: str,
-        cluster: ThreeMembers,
-        load: object,
-        path: str,
-        number: int,
-        found: dict[str, float],
-    ) -> None:
-        assert callable(load)
-        leader = cluster.leader()
-        cpu = cluster.cpu_seconds()
-        report: LoadReport = load(leader, path, self.scale, number)
-        cpu = cluster.cpu_seconds() - cpu
-        found[f"{name}_rate"] = report.rate
-        found[f"{name}_cpu_us"] = cpu / report.calls * 1e6
-        found[f"{name}_p50_ms"] = report.quantile(0.5) / 1000
-        found[f"{name}_p99_ms"] = report.quantile(0.99) / 1000
 
     def rows(self) -> list[Row]:
         rows = []
@@ -151,52 +113,24 @@ class ClusterCase(Case):
             ("grpcio_put", "puts through grpcio", 4_000.0),
             ("tcp_get", "linearizable gets through tcp, leader", None),
         ):
-            rows.append(
+            title = f"three members: {self.scale.in_flight} {what}"
+            durability = "-" if name == "tcp_get" else "SYNC"
+            rows += [
                 Row(
-                    name=f"three members: {self.scale.in_flight} {what}",
+                    name=title,
                     unit="calls/s",
                     figure=f"{name}_rate",
                     target_min=low,
-                    durability="SYNC",
-                )
-            )
-        for name, what, other, low in (
-            ("grpc_put", "puts, leader", "etcd_put", 1.0),
-            ("grpc_get", "linearizable gets, leader", "etcd_get", 4.0),
-            (
-                "grpc_follower_get",
-                "linearizable gets, follower",
-                "etcd_follower_get",
-                2.0,
-            ),
-        ):
-            rows.append(
+                    durability=durability,
+                ),
+                Row(name=f"{title}: p50", unit="ms", figure=f"{name}_p50_ms"),
+                Row(name=f"{title}: p99", unit="ms", figure=f"{name}_p99_ms"),
                 Row(
-                    name=f"three members: {self.scale.in_flight} {what}",
-                    unit="calls/s",
-                    figure=f"{name}_rate",
-                    beside=f"{other}_rate",
-                    beside_name="etcd",
-                    target_min=low,
-                    target_of=f"{name}_ratio",
-                )
-            )
-        for name in (
-            "tcp_put",
-            "grpc_put",
-            "grpcio_put",
-            "etcd_put",
-            "grpc_get",
-            "etcd_get",
-        ):
-            for figure, unit in (("p50", "ms"), ("p99", "ms"), ("cpu", "us")):
-                rows.append(
-                    Row(
-                        name=f"{name}: {figure}, {'all members' if figure == 'cpu' else 'a call'}",
-                        unit=unit,
-                        figure=f"{name}_{figure}_{unit}",
-                    )
-                )
+                    name=f"{title}: cpu, all members",
+                    unit="us",
+                    figure=f"{name}_cpu_us",
+                ),
+            ]
         return rows
 
     def close(self) -> None:

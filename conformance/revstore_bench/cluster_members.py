@@ -66,6 +66,10 @@ class ThreeMembers:
             time.sleep(0.05)
         raise TimeoutError("no member leads")
 
+    def follower_of(self, leader: MemberTarget) -> MemberTarget:
+        """A member that does not lead."""
+        return next(member for member in self.members if member is not leader)
+
     def cpu_seconds(self) -> float:
         """Of all members together."""
         return sum(host.cpu_seconds_of(member.pid) for member in self.members)
@@ -78,20 +82,17 @@ class ThreeMembers:
 
 def status_of(member: Target) -> rpc_pb2.StatusResponse | None:
     """What a member says of itself, None if it does not answer."""
-    try:
-        client = OneCall(member.port)
-    except OSError:
-        return None
+    client = OneCall(member.port)
     try:
         return rpc_pb2.StatusResponse.FromString(client.call(STATUS_PATH, b""))
-    except (LoadError, OSError):
+    except LoadError:
         return None
     finally:
         client.close()
 
 
 class OneCall:
-    """Single gRPC calls over a channel of the transport at hand."""
+    """Single gRPC calls that end in time, also while nobody listens."""
 
     def __init__(self, port: int) -> None:
         self._channel = grpc.insecure_channel(f"127.0.0.1:{port}")

@@ -13,11 +13,11 @@ from __future__ import annotations
 
 import argparse
 import ssl
-import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from random import Random
 
@@ -46,8 +46,11 @@ from revstore_bench.serving import (
     RANGE_PATH,
     START_TIMEOUT_S,
     Target,
+    etcd_version,
     free_port,
+    start_etcd,
 )
+from revstore_bench.sides import beside, compare, names_in_turn, quantiles
 from revstore_bench.wire import Wire
 from revstore_bench.workload import make_key, make_value
 
@@ -116,67 +119,25 @@ class GrpcCase(Case):
             fill(target, self.scale, self._context)
 
     def settings(self) -> Mapping[str, object]:
-        text = subprocess.run(
-            ["etcd", "--version"], capture_output=True, text=True, check=True
-        ).stdout
-        found = {"etcd": text.splitlines()[0], "flags": " ".join(self._flags)}
+        found = {"etcd": etcd_version(), "flags": " ".join(self._flags)}
         return found | {f"TLS, {k}": v for k, v in self._cipher.items() if v}
 
     def sample(self, number: int) -> Sample:
         found: dict[str, float] = {}
-        names = ["etcd", "revstore"] if number % 2 else ["revstore", "etcd"]
         for load in self._loads:
-            for name in names:
-                self._measure(load, name, number, found)
-            rates = [found[f"{load.name}_{name}_rate"] for name in names]
-            ours, theirs = rates if names[0] == "revstore" else reversed(rates)
-            found[f"{load.name}_ratio"] = ours / theirs
+            for name in names_in_turn(number):
+                target = self._targets[name]
+                cpu = partial(host.cpu_seconds_of, target.pid)
+                context = self._context
+                measure(load, name, target, cpu, self.scale, number, found, context)
+            compare(found, f"{load.name}_rate")
         return found
-
-    def _measure(
-        self, load: Load, name: str, number: int, found: dict[str, float]
-    ) -> None:
-        target = self._targets[name]
-        before = revision_of(target, self._context)
-        cpu = host.cpu_seconds_of(target.pid)
-        report = flood(target, load, self.scale, number, self._context)
-        cpu = host.cpu_seconds_of(target.pid) - cpu
-        grown = revision_of(target, self._context) - before
-        if grown != (report.calls if load.path == PUT_PATH else 0):
-            raise LoadError(f"{name}: {report.calls} calls made {grown} revisions")
-        prefix = f"{load.name}_{name}"
-        found[f"{prefix}_rate"] = report.rate
-        found[f"{prefix}_cpu_us"] = cpu / report.calls * 1e6
-        found[f"{prefix}_p50_ms"] = report.quantile(0.5) / 1000
-        found[f"{prefix}_p99_ms"] = report.quantile(0.99) / 1000
 
     def rows(self) -> list[Row]:
         rows = []
         for load in self._loads:
             flight = "" if load.single else f"{self.scale.in_flight} "
-            name = f"{self.name}: {flight}{load.what}"
-            rows.append(
-                Row(
-                    name=name,
-                    unit="calls/s",
-                    figure=f"{load.name}_revstore_rate",
-                    beside=f"{load.name}_etcd_rate",
-                    beside_name="etcd",
-                    target_min=load.ratio_min,
-                    target_of=f"{load.name}_ratio",
-                    durability="SYNC" if load.path == PUT_PATH else "-",
-                )
-            )
-            for figure, unit in (("p50", "ms"), ("p99", "ms"), ("cpu", "us")):
-                rows.append(
-                    Row(
-                        name=f"{name}: {figure}",
-                        unit=unit,
-                        figure=f"{load.name}_revstore_{figure}_{unit}",
-                        beside=f"{load.name}_etcd_{figure}_{unit}",
-                        beside_name="etcd",
-                    )
-                )
+            rows += rows_of(load, f"{self.name}: {flight}{load.what}", "cpu")
         return rows
 
     def close(self) -> None:
@@ -204,6 +165,48 @@ def flood(
     if load.path == RANGE_PATH and client.body_bytes < report.calls * PAIR_BYTES:
         raise LoadError("gets of keys that are there brought no values")
     return report
+
+
+def measure(
+    load: Load,
+    side: str,
+    target: Target,
+    cpu_seconds: Callable[[], float],
+    scale: Scale,
+    number: int,
+    found: dict[str, float],
+    context: ssl.SSLContext | None = None,
+) -> None:
+    """Add the figures of one load of one side; ``cpu_seconds`` is that of its servers.
+
+    Raises: LoadError, OSError.
+    """
+    before, cpu = revision_of(target, context), cpu_seconds()
+    report = flood(target, load, scale, number, context)
+    cpu = cpu_seconds() - cpu
+    grown = revision_of(target, context) - before
+    if grown != (report.calls if load.path == PUT_PATH else 0):
+        raise LoadError(f"{side}: {report.calls} calls made {grown} revisions")
+    found[f"{load.name}_rate_{side}"] = report.rate
+    found[f"{load.name}_cpu_us_{side}"] = cpu / report.calls * 1e6
+    quantiles(found, load.name, side, report)
+
+
+def rows_of(load: Load, what: str, cpu: str) -> list[Row]:
+    """The rows of what ``measure`` adds; ``cpu`` says whose processor time it is."""
+    durability = "SYNC" if load.path == PUT_PATH else "-"
+    return [
+        beside(
+            what,
+            f"{load.name}_rate",
+            "calls/s",
+            low=load.ratio_min,
+            durability=durability,
+        ),
+        beside(f"{what}: p50", f"{load.name}_p50_ms", "ms"),
+        beside(f"{what}: p99", f"{load.name}_p99_ms", "ms"),
+        beside(f"{what}: {cpu}", f"{load.name}_cpu_us", "us"),
+    ]
 
 
 def requests(path: str, scale: Scale, number: int) -> list[bytes]:
@@ -290,22 +293,6 @@ def start_revstore(
     if shown is not None:
         arguments += [f"--cert-file={shown.certificate}", f"--key-file={shown.key}"]
     return Target([*arguments, *flags], port, directory / "revstore.log")
-
-
-def start_etcd(directory: Path, shown: Certificate | None = None) -> Target:
-    """An etcd of one, with its defaults; with a certificate it speaks TLS."""
-    port, peer = free_port(), free_port()
-    url = f"{'https' if shown else 'http'}://127.0.0.1:{port}"
-    peer_url = f"http://127.0.0.1:{peer}"
-    arguments = ["etcd", "--data-dir", str(directory / "etcd"), "--log-level", "error"]
-    arguments += ["--listen-client-urls", url, "--advertise-client-urls", url]
-    arguments += ["--listen-peer-urls", peer_url]
-    arguments += ["--initial-advertise-peer-urls", peer_url]
-    arguments += ["--initial-cluster", f"default={peer_url}"]
-    if shown is not None:
-        arguments += ["--cert-file", str(shown.certificate)]
-        arguments += ["--key-file", str(shown.key)]
-    return Target(arguments, port, directory / "etcd.log")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -20,15 +20,10 @@ from random import Random
 from revstore.proto import rpc_pb2
 from revstore_bench import host
 from revstore_bench.flood import Flood
-from revstore_bench.grpc import (
-    ask,
-    await_leader,
-    start_etcd,
-    start_revstore,
-)
+from revstore_bench.grpc import ask, await_leader, start_revstore
 from revstore_bench.load import TIMEOUT_S, LoadError, LoadReport
 from revstore_bench.model import SEED, Case, Row, Sample, Scale
-from revstore_bench.serving import PUT_PATH, RANGE_PATH, Target
+from revstore_bench.serving import PUT_PATH, RANGE_PATH, Target, start_etcd
 from revstore_bench.sides import beside, compare, names_in_turn, quantiles
 from revstore_bench.wire import Wire
 

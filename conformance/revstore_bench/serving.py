@@ -27,6 +27,7 @@ from revstore.proto import rpc_pb2
 from revstore_bench import host
 from revstore_bench.load import LoadClient, LoadReport
 from revstore_bench.model import SEED, Case, Row, Sample, Scale
+from revstore_bench.secure import Certificate
 from revstore_bench.workload import make_key, make_value
 
 EMPTY_PATH = "/revstore.bench.Empty/Call"
@@ -184,22 +185,11 @@ class EtcdCase(Case):
 
     def prepare(self) -> None:
         self.directory.mkdir(parents=True)
-        port, peer = free_port(), free_port()
-        url, peer_url = f"http://127.0.0.1:{port}", f"http://127.0.0.1:{peer}"
-        arguments = ["etcd", "--data-dir", str(self.directory / "data")]
-        arguments += ["--listen-client-urls", url, "--advertise-client-urls", url]
-        arguments += ["--listen-peer-urls", peer_url]
-        arguments += ["--initial-advertise-peer-urls", peer_url]
-        arguments += ["--initial-cluster", f"default={peer_url}"]
-        arguments += ["--log-level", "error"]
-        self._target = Target(arguments, port, self.directory / "log")
-        wait_until_leads(port)
+        self._target = start_etcd(self.directory)
+        wait_until_leads(self._target.port)
 
     def settings(self) -> Mapping[str, object]:
-        text = subprocess.run(
-            ["etcd", "--version"], capture_output=True, text=True, check=True
-        ).stdout
-        return {"version": text.splitlines()[0]}
+        return {"version": etcd_version()}
 
     def sample(self, number: int) -> Sample:
         assert self._target is not None
@@ -268,6 +258,30 @@ def gets(keys: int, number: int) -> Messages:
             yield rpc_pb2.RangeRequest(key=key).SerializeToString()
 
     return messages
+
+
+def start_etcd(directory: Path, shown: Certificate | None = None) -> Target:
+    """An etcd of one, with its defaults; with a certificate it speaks TLS."""
+    port, peer = free_port(), free_port()
+    url = f"{'https' if shown else 'http'}://127.0.0.1:{port}"
+    peer_url = f"http://127.0.0.1:{peer}"
+    arguments = ["etcd", "--data-dir", str(directory / "etcd"), "--log-level", "error"]
+    arguments += ["--listen-client-urls", url, "--advertise-client-urls", url]
+    arguments += ["--listen-peer-urls", peer_url]
+    arguments += ["--initial-advertise-peer-urls", peer_url]
+    arguments += ["--initial-cluster", f"default={peer_url}"]
+    if shown is not None:
+        arguments += ["--cert-file", str(shown.certificate)]
+        arguments += ["--key-file", str(shown.key)]
+    return Target(arguments, port, directory / "etcd.log")
+
+
+def etcd_version() -> str:
+    """What the installed etcd calls itself."""
+    text = subprocess.run(
+        ["etcd", "--version"], capture_output=True, text=True, check=True
+    ).stdout
+    return text.splitlines()[0]
 
 
 def wait_until_leads(port: int) -> None:

@@ -14,16 +14,14 @@ from pathlib import Path
 
 from revstore_bench.cluster_members import (
     MEMBERS,
-    MemberTarget,
     ThreeMembers,
     start_etcd,
     start_revstore,
 )
-from revstore_bench.grpc import Load, fill, flood, revision_of
-from revstore_bench.load import LoadError
+from revstore_bench.grpc import Load, fill, measure, rows_of
 from revstore_bench.model import Case, Row, Sample, Scale
 from revstore_bench.serving import PUT_PATH, RANGE_PATH
-from revstore_bench.sides import beside, compare, names_in_turn, quantiles
+from revstore_bench.sides import compare, names_in_turn
 
 LOADS = (
     Load("leader_put", "puts, leader", PUT_PATH, False, 1.0),
@@ -57,52 +55,23 @@ class TrioCase(Case):
         found: dict[str, float] = {}
         for load in LOADS:
             for name in names_in_turn(number):
-                self._measure(load, name, number, found)
+                cluster = self._clusters[name]
+                target = leader = cluster.leader()
+                if load.name.startswith("follower"):
+                    target = cluster.follower_of(leader)
+                measure(
+                    load, name, target, cluster.cpu_seconds, self.scale, number, found
+                )
             compare(found, f"{load.name}_rate")
         return found
-
-    def _measure(
-        self, load: Load, name: str, number: int, found: dict[str, float]
-    ) -> None:
-        cluster = self._clusters[name]
-        target = leader = cluster.leader()
-        if load.name.startswith("follower"):
-            target = follower_of(cluster, leader)
-        before, cpu = revision_of(target), cluster.cpu_seconds()
-        report = flood(target, load, self.scale, number)
-        cpu = cluster.cpu_seconds() - cpu
-        grown = revision_of(target) - before
-        if grown != (report.calls if load.path == PUT_PATH else 0):
-            raise LoadError(f"{name}: {report.calls} calls made {grown} revisions")
-        found[f"{load.name}_rate_{name}"] = report.rate
-        found[f"{load.name}_cpu_us_{name}"] = cpu / report.calls * 1e6
-        quantiles(found, load.name, name, report)
 
     def rows(self) -> list[Row]:
         rows = []
         for load in LOADS:
             what = f"three members: {self.scale.in_flight} {load.what}"
-            rows.append(
-                beside(
-                    what,
-                    f"{load.name}_rate",
-                    "calls/s",
-                    low=load.ratio_min,
-                    durability="SYNC" if load.path == PUT_PATH else "-",
-                )
-            )
-            rows += [
-                beside(f"{what}: p50", f"{load.name}_p50_ms", "ms"),
-                beside(f"{what}: p99", f"{load.name}_p99_ms", "ms"),
-                beside(f"{what}: cpu, all members", f"{load.name}_cpu_us", "us"),
-            ]
+            rows += rows_of(load, what, "cpu, all members")
         return rows
 
     def close(self) -> None:
         for cluster in self._clusters.values():
             cluster.stop()
-
-
-def follower_of(cluster: ThreeMembers, leader: MemberTarget) -> MemberTarget:
-    """A member that does not lead."""
-    return next(member for member in cluster.members if member is not leader)

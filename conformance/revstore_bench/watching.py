@@ -26,11 +26,11 @@ import msgspec
 
 from revstore.proto import rpc_pb2
 from revstore_bench import host
-from revstore_bench.grpc import ask, await_leader, start_etcd, start_revstore
+from revstore_bench.grpc import ask, await_leader, start_revstore
 from revstore_bench.load import TIMEOUT_S, LoadError
 from revstore_bench.model import Case, Row, Sample, Scale
 from revstore_bench.pacer import Pacer, due_at, request
-from revstore_bench.serving import PUT_PATH, Target
+from revstore_bench.serving import PUT_PATH, Target, start_etcd
 from revstore_bench.sides import beside, compare, names_in_turn
 from revstore_bench.wire import Wire
 

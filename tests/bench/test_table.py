@@ -11,7 +11,7 @@ import msgspec
 import pytest
 
 from revstore.proto import rpc_pb2
-from revstore_bench import grpc, table, trio, watching
+from revstore_bench import grpc, table, watching
 from revstore_bench.grpc import TLS_LOADS, GrpcCase
 from revstore_bench.idle import IdleCase, Size
 from revstore_bench.load import LoadReport
@@ -79,7 +79,6 @@ def lost_puts(monkeypatch: pytest.MonkeyPatch) -> None:
         return msgspec.structs.replace(report, calls=report.calls + 1)
 
     monkeypatch.setattr(grpc, "flood", flood)
-    monkeypatch.setattr(trio, "flood", flood)
 
 
 def empty_answers(monkeypatch: pytest.MonkeyPatch) -> None:
