@@ -122,10 +122,36 @@ def test_damage_ends_no_scan_silently(tmp_path: Path) -> None:
         with pytest.raises(CorruptionError):
             snapshot.count("rows", b"", None)
         with pytest.raises(CorruptionError):
+            list(snapshot.scan_values("rows", b"", None, chunk=100))
+        with pytest.raises(CorruptionError):
             snapshot.get_many("rows", [key for key, _ in pairs])
     assert "checksum" in " ".join(backend.verify())
     backend.close()
     RocksdbBackend(tmp_path, ROWS, options).close()
+
+
+@pytest.mark.parametrize("bytes_max", [20, 1 << 20])
+@pytest.mark.parametrize("last", ["rows", "other"])
+def test_a_range_of_values_ends_anywhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, last: str, bytes_max: int
+) -> None:
+    """A stride of values that goes beyond the range, or the data, gives the same rows."""
+    monkeypatch.setattr("revstore_rocksdb.snapshot.BLOCK_BYTES_MAX", bytes_max)
+    backend = RocksdbBackend(tmp_path, ("rows", "other"), RocksdbOptions())
+    pairs = [(b"%02d" % number, b"value %d" % number) for number in range(70)]
+    for name in ("rows", last):
+        write_pairs(backend, name, pairs)
+    with backend.snapshot() as snapshot:
+        for end in range(len(pairs) + 1):
+            hi = None if end == len(pairs) else pairs[end][0]
+            found: list[tuple[bytes, bytes]] = []
+            for key, values in snapshot.scan_values("rows", b"", hi, chunk=20):
+                first = len(found)
+                found += pairs[first : first + len(values)]
+                assert (key, values[-1]) == found[-1], (last, end)
+                assert values == [value for _, value in found[first:]], (last, end)
+            assert found == pairs[:end], (last, end)
+    backend.close()
 
 
 def test_missing_key_is_told_from_a_failure(store: RocksdbBackend) -> None:
