@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from enum import IntEnum
 
-from revstore.errors import ApiError
+from revstore.errors import ApiError, StorageError
 
 
 class Code(IntEnum):
@@ -195,6 +195,11 @@ PROPOSAL_DROPPED = ApiError(Code.UNKNOWN, "raft proposal dropped")
 def bad_request(detail: str) -> ApiError:
     """The request's bytes are not a message of the expected type."""
     return ApiError(Code.INVALID_ARGUMENT, f"revstore: malformed request: {detail}")
+
+
+def storage_failure(error: StorageError) -> ApiError:
+    """What a client hears of a read that failed."""
+    return ApiError(Code.UNAVAILABLE, f"revstore: the read failed: {error}")
 
 
 def message_too_large(size: int, limit: int) -> ApiError:

@@ -48,15 +48,10 @@ def run_hash(
         finished = job.step(ROWS_PER_TURN)
     except (ApiError, StorageError) as exc:
         job.close()
-        done(exc if isinstance(exc, ApiError) else storage_failure(exc))
+        done(exc if isinstance(exc, ApiError) else errors.storage_failure(exc))
         return
     if finished:
         done(job.result)
     else:
         # A function that knows itself would be a cycle, with the job's memory in it.
         loop.schedule(partial(run_hash, loop, job, done, given_up))
-
-
-def storage_failure(error: StorageError) -> ApiError:
-    """What a client hears of a read that failed."""
-    return ApiError(errors.Code.UNAVAILABLE, f"revstore: the read failed: {error}")

@@ -19,7 +19,7 @@ import google_crc32c
 
 from revstore.api import errors
 from revstore.api.downgrade import Downgrades
-from revstore.api.hash_run import run_hash, storage_failure
+from revstore.api.hash_run import run_hash
 from revstore.api.messages import answer_to, identify, identify_admin, parse
 from revstore.api.replica import Replica, Tag
 from revstore.api.snapshot_stream import SCAN_ROWS, SnapshotStreamer
@@ -226,7 +226,7 @@ class SnapshotHash:
             rows = next(self._rows, None)
         except StorageError as error:
             self._snapshot.close()
-            self._call.fail(storage_failure(error))
+            self._call.fail(errors.storage_failure(error))
             return
         if rows is None:
             self._snapshot.close()

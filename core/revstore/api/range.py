@@ -90,10 +90,6 @@ def _totals(result: RangeResult) -> bytes:
     return fields + b"\x20" + varint(result.count) if result.count else fields
 
 
-def _storage_failure(error: StorageError) -> ApiError:
-    return ApiError(errors.Code.UNAVAILABLE, f"revstore: the read failed: {error}")
-
-
 def is_last(chunk: RangeResult) -> bool:
     """Whether a chunk of ``Store.range_chunks`` ends the range: ``count`` is set on the
     last one only, and an empty range has ``more`` unset."""
@@ -146,7 +142,7 @@ class RangeJob:
         except ApiError as error:
             self._call.fail(error)
         except StorageError as error:
-            self._call.fail(_storage_failure(error))
+            self._call.fail(errors.storage_failure(error))
 
     def _answer(self) -> None:
         self._close()
@@ -240,7 +236,7 @@ class RangeStreamer(StreamHandler):
             self._fail(refused)
             return
         except StorageError as failed:
-            self._fail(_storage_failure(failed))
+            self._fail(errors.storage_failure(failed))
             return
         self._step()
 
@@ -258,7 +254,7 @@ class RangeStreamer(StreamHandler):
         except ApiError as error:
             self._fail(error)
         except StorageError as error:
-            self._fail(_storage_failure(error))
+            self._fail(errors.storage_failure(error))
 
     def _step(self) -> None:
         """Send one message."""
