@@ -6,10 +6,9 @@ import asyncio
 import ssl
 from collections.abc import Sequence
 
-from revstore.errors import ConfigError
 from revstore.interfaces.peers import PeerHandler, PeerOptions
 from revstore.net.addresses import Address
-from revstore.net.listen import Listener
+from revstore.net.listen import Listener, peer_addresses
 from revstore.net.tls import misfit, peer_contexts
 from revstore.peer.lanes.lane import PeerLane
 from revstore.peer.lanes.limits import (
@@ -47,13 +46,7 @@ class GrpcPeers(LanePeers):
         Raises:
             ConfigError: an address cannot be used.
         """
-        addresses = [parse_listen_url(url) for url in self.options.urls]
-        secret = next((address for address in addresses if address.tls), None)
-        if secret is not None and self._contexts is None:
-            raise ConfigError(
-                f"peer URL {secret.url!r} needs a certificate, a key and a trusted CA; "
-                "name the three files"
-            )
+        addresses = peer_addresses(self.options, parse_listen_url)
         await self._listener.open(
             addresses,
             lambda: ServerLink(self.loop, self._serving),
@@ -124,8 +117,6 @@ async def join(options: PeerOptions, handler: PeerHandler) -> GrpcPeers:
     Raises:
         ConfigError: an address or a certificate cannot be used; the message names it.
     """
-    if not options.urls:
-        raise ConfigError("no peer URL to listen on; name at least one")
     contexts = None
     if options.tls is not None:
         contexts = peer_contexts(options.tls)

@@ -6,7 +6,6 @@ import asyncio
 from collections.abc import Sequence
 
 from revstore.api.errors import STOPPED
-from revstore.errors import ConfigError
 from revstore.interfaces.channel import Channel, ChannelOptions
 from revstore.interfaces.peers import (
     PeerHandler,
@@ -16,7 +15,7 @@ from revstore.interfaces.peers import (
     PeerTransport,
 )
 from revstore.interfaces.transport import ClientServer, ServeOptions, ServiceTable
-from revstore.net.listen import Listener
+from revstore.net.listen import Listener, client_addresses
 from revstore.net.tls import server_context
 from revstore_grpc.addresses import parse_listen_url
 from revstore_grpc.health import add_routes
@@ -80,17 +79,9 @@ class GrpcTransport(PeerTransport):
     async def serve_clients(
         self, table: ServiceTable, options: ServeOptions
     ) -> GrpcServer:
-        if not options.urls:
-            raise ConfigError("no client URL to listen on; name at least one")
-        addresses = [parse_listen_url(url) for url in options.urls]
-        context = None
-        if any(address.tls for address in addresses):
-            if options.tls is None:
-                url = next(address.url for address in addresses if address.tls)
-                raise ConfigError(
-                    f"listen URL {url!r} needs a certificate and a key; name both files"
-                )
-            context = server_context(options.tls)
+        addresses, tls = client_addresses(options, parse_listen_url)
+        context = None if tls is None else server_context(tls)
+        if context is not None:
             context.set_alpn_protocols(ALPN)
         add_routes(self.http, table)
         loop = asyncio.get_running_loop()

@@ -9,9 +9,9 @@ from typing import Any
 import grpc
 import grpc.aio
 
-from revstore.errors import ConfigError
 from revstore.interfaces.peers import PeerHandler, PeerOptions
 from revstore.net.addresses import Address
+from revstore.net.listen import peer_addresses
 from revstore.net.tls import misfit
 from revstore.peer.lanes.lane import PeerLane
 from revstore.peer.lanes.limits import (
@@ -52,15 +52,9 @@ class GrpcioPeers(LanePeers):
         Raises:
             ConfigError: an address or a certificate cannot be used.
         """
-        addresses = [parse_listen_url(url) for url in self.options.urls]
+        addresses = peer_addresses(self.options, parse_listen_url)
         tls = self.options.tls
         credentials = None
-        secret = next((address for address in addresses if address.tls), None)
-        if secret is not None and tls is None:
-            raise ConfigError(
-                f"peer URL {secret.url!r} needs a certificate, a key and a trusted CA; "
-                "name the three files"
-            )
         if tls is not None:
             credentials = server_credentials(answering_options(tls))
         server = grpc.aio.server(options=_server_options(self.options))
@@ -117,8 +111,6 @@ async def join(options: PeerOptions, handler: PeerHandler) -> GrpcioPeers:
     Raises:
         ConfigError: an address or a certificate cannot be used; the message names it.
     """
-    if not options.urls:
-        raise ConfigError("no peer URL to listen on; name at least one")
     calling = Calling(options.tls) if options.tls is not None else None
     peers = GrpcioPeers(options, handler, calling)
     await peers.listen()

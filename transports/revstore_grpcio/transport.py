@@ -17,7 +17,6 @@ import grpc.aio
 
 from revstore.api.errors import STOPPED, message_too_large
 from revstore.api.lookup import INTERNAL_ERROR, services_of, unimplemented
-from revstore.errors import ConfigError
 from revstore.interfaces.channel import Channel, ChannelOptions
 from revstore.interfaces.peers import (
     PeerHandler,
@@ -35,7 +34,7 @@ from revstore.interfaces.transport import (
     StreamFunction,
     UnaryFunction,
 )
-from revstore.net.addresses import Address
+from revstore.net.listen import client_addresses
 from revstore_grpcio.addresses import parse_listen_url
 from revstore_grpcio.calls import (
     Context,
@@ -197,10 +196,8 @@ class GrpcioTransport(PeerTransport):
     async def serve_clients(
         self, table: ServiceTable, options: ServeOptions
     ) -> GrpcioServer:
-        if not options.urls:
-            raise ConfigError("no client URL to listen on; name at least one")
-        addresses = [parse_listen_url(url) for url in options.urls]
-        credentials = _credentials(addresses, options)
+        addresses, tls = client_addresses(options, parse_listen_url)
+        credentials = None if tls is None else server_credentials(tls)
         handler = TableHandler(table, options.request_bytes_max)
         server = grpc.aio.server(options=_channel_options(options))
         server.add_generic_rpc_handlers((handler,))
@@ -228,19 +225,6 @@ class GrpcioTransport(PeerTransport):
         from revstore_grpcio.client import open_channel
 
         return open_channel(url, options)
-
-
-def _credentials(
-    addresses: Sequence[Address], options: ServeOptions
-) -> grpc.ServerCredentials | None:
-    if not any(address.tls for address in addresses):
-        return None
-    if options.tls is None:
-        url = next(address.url for address in addresses if address.tls)
-        raise ConfigError(
-            f"listen URL {url!r} needs a certificate and a key; name both files"
-        )
-    return server_credentials(options.tls)
 
 
 def _channel_options(options: ServeOptions) -> list[tuple[str, int]]:

@@ -142,21 +142,12 @@ class InboundLink(Link):
         self._owner.admitted(self)
 
     def _judge(self, hello: Hello) -> tuple[GoAway | None, str]:
-        options = self._owner.options
         if hello.role is not Role.MEMBER or hello.lane > max(Lane):
             return GoAway.PROTOCOL, "a client called the address for members"
-        if hello.cluster_id != options.cluster_id:
-            return GoAway.CLUSTER, (
-                f"cluster id mismatch: the caller is of cluster {hello.cluster_id:x}, "
-                f"this member of {options.cluster_id:x}"
-            )
-        if hello.to != options.member_id:
-            return GoAway.MEMBER, (
-                f"member id mismatch: the call is for member {hello.to:x}, "
-                f"this is {options.member_id:x}"
-            )
-        if hello.sender in (0, options.member_id):
-            return GoAway.MEMBER, f"the caller claims to be member {hello.sender:x}"
+        reason = self._owner.mistaken(hello.cluster_id, hello.to, hello.sender)
+        if reason:
+            foreign = hello.cluster_id != self._owner.options.cluster_id
+            return (GoAway.CLUSTER if foreign else GoAway.MEMBER), reason
         return self._owner.judge(hello.sender, self)
 
     def _message(self, flags: int, stream: int, payload: bytes) -> None:

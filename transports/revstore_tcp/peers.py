@@ -6,9 +6,8 @@ import asyncio
 import ssl
 from collections.abc import Sequence
 
-from revstore.errors import ConfigError
 from revstore.interfaces.peers import REMOVED, Lane, PeerHandler, PeerOptions
-from revstore.net.listen import Listener
+from revstore.net.listen import Listener, peer_addresses
 from revstore.net.tls import misfit, peer_contexts
 from revstore.peer.members import KnownPeer, MemberPeers
 from revstore_tcp.addresses import Address, parse_url
@@ -133,18 +132,10 @@ async def join(options: PeerOptions, handler: PeerHandler) -> TcpPeers:
     Raises:
         ConfigError: an address or a certificate cannot be used; the message names it.
     """
-    if not options.urls:
-        raise ConfigError("no peer URL to listen on; name at least one")
-    addresses = [parse_url(url) for url in options.urls]
+    addresses = peer_addresses(options, parse_url)
     answering = calling = None
     if options.tls is not None:
         answering, calling = peer_contexts(options.tls)
-    secret = next((address for address in addresses if address.tls), None)
-    if secret is not None and answering is None:
-        raise ConfigError(
-            f"peer URL {secret.url!r} needs a certificate, a key and a trusted CA; "
-            "name the three files"
-        )
     loop = asyncio.get_running_loop()
     listener = Listener()
     peers = TcpPeers(options, handler, listener, calling)

@@ -18,6 +18,8 @@ from collections.abc import Callable, Sequence
 
 from revstore import logs
 from revstore.errors import ConfigError
+from revstore.interfaces.peers import PeerOptions
+from revstore.interfaces.transport import ServeOptions, TlsOptions
 from revstore.net.addresses import Address, numeric_host, unix_socket_in_use
 
 _log = logs.get(__name__)
@@ -32,6 +34,49 @@ CLOSE_S = 1.0
 """How long TLS may take to begin, and to end."""
 
 _EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+
+
+ParseUrl = Callable[[str], Address]
+"""Reads a URL to listen on. Raises: ConfigError."""
+
+
+def client_addresses(
+    options: ServeOptions, parse: ParseUrl
+) -> tuple[list[Address], TlsOptions | None]:
+    """Where to serve clients, and the TLS that an address of those needs.
+
+    Raises:
+        ConfigError: there is no address, or one for TLS without certificates.
+    """
+    if not options.urls:
+        raise ConfigError("no client URL to listen on; name at least one")
+    addresses = [parse(url) for url in options.urls]
+    secret = next((address for address in addresses if address.tls), None)
+    if secret is None:
+        return addresses, None
+    if options.tls is None:
+        raise ConfigError(
+            f"listen URL {secret.url!r} needs a certificate and a key; name both files"
+        )
+    return addresses, options.tls
+
+
+def peer_addresses(options: PeerOptions, parse: ParseUrl) -> list[Address]:
+    """Where to take the calls of other members.
+
+    Raises:
+        ConfigError: there is no address, or one for TLS without certificates.
+    """
+    if not options.urls:
+        raise ConfigError("no peer URL to listen on; name at least one")
+    addresses = [parse(url) for url in options.urls]
+    secret = next((address for address in addresses if address.tls), None)
+    if secret is not None and options.tls is None:
+        raise ConfigError(
+            f"peer URL {secret.url!r} needs a certificate, a key and a trusted CA; "
+            "name the three files"
+        )
+    return addresses
 
 
 class Listener:

@@ -184,6 +184,26 @@ class MemberPeers(Peers):
         known = self._peers.get(member)
         return [address.host for address in known.addresses] if known else []
 
+    def mistaken(self, cluster_id: int, to: int, sender: int) -> str:
+        """Why a call was not meant for this member; empty if it was (P-07).
+
+        Raises: nothing.
+        """
+        options = self.options
+        if cluster_id != options.cluster_id:
+            return (
+                f"cluster id mismatch: the caller is of cluster {cluster_id:x}, "
+                f"this member of {options.cluster_id:x}"
+            )
+        if to != options.member_id:
+            return (
+                f"member id mismatch: the call is for member {to:x}, "
+                f"this is {options.member_id:x}"
+            )
+        if sender in (0, options.member_id):
+            return f"the caller claims to be member {sender:x}"
+        return ""
+
     def turned_away(self, member: int) -> str:
         """Why a member that proved itself is not let in; empty if it is.
 

@@ -141,22 +141,10 @@ class LanePeers(MemberPeers):
     def _judge(
         self, hello: Hello, misfit: Callable[[Sequence[str]], str]
     ) -> Refusal | None:
-        options, sender = self.options, hello.sender
-        reason = ""
         if self._closed:
             return Code.UNAVAILABLE, "the member is stopping"
-        if hello.cluster_id != options.cluster_id:
-            reason = (
-                f"cluster id mismatch: the caller is of cluster {hello.cluster_id:x}, "
-                f"this member of {options.cluster_id:x}"
-            )
-        elif hello.to != options.member_id:
-            reason = (
-                f"member id mismatch: the call is for member {hello.to:x}, "
-                f"this is {options.member_id:x}"
-            )
-        elif sender in (0, options.member_id):
-            reason = f"the caller claims to be member {sender:x}"
+        sender = hello.sender
+        reason = self.mistaken(hello.cluster_id, hello.to, sender)
         if reason:
             return Code.FAILED_PRECONDITION, reason
         reason = misfit(self.hosts_of(sender)) or self.turned_away(sender)
