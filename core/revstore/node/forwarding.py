@@ -14,6 +14,7 @@ Rules of this file:
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -172,12 +173,13 @@ class Forwarding:
             )
 
     def _told(self, batch: list[_Attempt], answer: bytes | ApiError) -> None:
-        answers: list[bytes | ApiError] = []
-        if not isinstance(answer, ApiError):
-            answers = _answers_of(answer)
-            answer = ODD_ANSWER
-        if len(answers) != len(batch):
+        answers: Sequence[bytes | ApiError]
+        if isinstance(answer, ApiError):
             answers = [answer] * len(batch)
+        else:
+            answers = _answers_of(answer)
+            if len(answers) != len(batch):
+                answers = [ODD_ANSWER] * len(batch)
         for (request, attempt), one in zip(batch, answers, strict=True):
             self._answered(request, attempt, one)
 
