@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import asyncio
 import ssl
 from collections.abc import Sequence
 
 from revstore.interfaces.peers import PeerHandler, PeerOptions
 from revstore.net.addresses import Address
+from revstore.net.closing import close_all
 from revstore.net.listen import Listener, peer_addresses
 from revstore.net.tls import misfit, peer_contexts
 from revstore.peer.lanes.lane import PeerLane
 from revstore.peer.lanes.limits import (
     PEER_CALLS_MAX,
-    PEER_END_GRACE_S,
     PEER_FRAME_BYTES_MAX,
     PEER_HANDSHAKE_TIMEOUT_S,
     PEER_KEEPALIVE_S,
@@ -61,19 +60,9 @@ class GrpcPeers(LanePeers):
         self._listener.close()
         await self._listener.settle()
         self.end_arrivals()
-        links = tuple(self._serving.links)
-        for link in links:
+        for link in tuple(self._serving.links):
             link.flush()
-            link.close()
-        tasks += self._background
-        if tasks:
-            await asyncio.wait(tasks, timeout=2 * PEER_END_GRACE_S)
-        for wanted in (PEER_END_GRACE_S, 2 * PEER_END_GRACE_S):
-            waits = [link.closed for link in self._serving.links]
-            if waits:
-                await asyncio.wait(waits, timeout=wanted)
-            for link in tuple(self._serving.links):
-                link.abort()
+        await close_all(self._serving.links, [*tasks, *self._background])
 
     # For the base.
 

@@ -15,6 +15,7 @@ from revstore.interfaces.peers import (
     PeerTransport,
 )
 from revstore.interfaces.transport import ClientServer, ServeOptions, ServiceTable
+from revstore.net.closing import close_all
 from revstore.net.listen import Listener, client_addresses
 from revstore.net.tls import server_context
 from revstore_grpc.addresses import parse_listen_url
@@ -47,21 +48,10 @@ class GrpcServer(ClientServer):
             link.drain()
             for stream in tuple(link.streams.values()):
                 stream.cancel(STOPPED)
-        links = tuple(serving.links)
-        if links:
-            idle = [link.drained for link in links]
-            await asyncio.wait(idle, timeout=max(grace_s, CLOSE_S / 10))
-        closed = [link.closed for link in links]
-        for link in links:
-            link.close()
-        if closed:
-            await asyncio.wait(closed, timeout=CLOSE_S)
-        for link in tuple(serving.links):
-            link.abort()
-        # An aborted connection is told so in the next turn of the loop.
         if serving.links:
-            closed = [link.closed for link in serving.links]
-            await asyncio.wait(closed, timeout=2 * CLOSE_S)
+            idle = [link.drained for link in serving.links]
+            await asyncio.wait(idle, timeout=max(grace_s, CLOSE_S / 10))
+        await close_all(serving.links)
 
 
 class GrpcTransport(PeerTransport):

@@ -7,12 +7,12 @@ import ssl
 from collections.abc import Sequence
 
 from revstore.interfaces.peers import REMOVED, Lane, PeerHandler, PeerOptions
+from revstore.net.closing import close_all
 from revstore.net.listen import Listener, peer_addresses
 from revstore.net.tls import misfit, peer_contexts
 from revstore.peer.members import KnownPeer, MemberPeers
 from revstore_tcp.addresses import Address, parse_url
 from revstore_tcp.inbound import InboundLink
-from revstore_tcp.limits import CLOSE_S
 from revstore_tcp.messages import GoAway
 from revstore_tcp.outbound import META_BYTES_MAX, PeerLane
 
@@ -59,16 +59,7 @@ class TcpPeers(MemberPeers):
         self._listener.close()
         waits = self.close_lanes()
         await self._listener.settle()
-        for link in tuple(self.arrivals):
-            waits.append(link.closed)
-            link.close()
-        if waits:
-            await asyncio.wait(waits, timeout=CLOSE_S)
-        late = [link.closed for link in self.arrivals]
-        for link in tuple(self.arrivals):
-            link.abort()
-        if late:
-            await asyncio.wait(late, timeout=2 * CLOSE_S)
+        await close_all(self.arrivals, waits)
 
     # For the base.
 

@@ -15,6 +15,7 @@ from revstore.interfaces.peers import (
     PeerTransport,
 )
 from revstore.interfaces.transport import ClientServer, ServeOptions, ServiceTable
+from revstore.net.closing import close_all
 from revstore.net.listen import Listener, client_addresses
 from revstore.net.tls import server_context
 from revstore_tcp.addresses import parse_url
@@ -49,19 +50,8 @@ class TcpServer(ClientServer):
                 if isinstance(call, TcpStream):
                     call.cancel(STOPPED)
         await self._idle(grace_s)
-        links = tuple(serving.links)
-        await self._emptied(links)
-        closed = [link.closed for link in links]
-        for link in links:
-            link.close()
-        if closed:
-            await asyncio.wait(closed, timeout=CLOSE_S)
-        for link in tuple(serving.links):
-            link.abort()
-        # An aborted connection is told so in the next turn of the loop.
-        if serving.links:
-            closed = [link.closed for link in serving.links]
-            await asyncio.wait(closed, timeout=2 * CLOSE_S)
+        await self._emptied(tuple(serving.links))
+        await close_all(serving.links)
 
     async def _emptied(self, links: Sequence[ServerLink]) -> None:
         """Let long answers that were begun leave."""
