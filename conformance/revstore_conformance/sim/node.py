@@ -344,7 +344,7 @@ class Node:
         self.crash(power=True)
 
     def run_here(self, action: Callable[[], None]) -> None:
-        """See ``Process`` of the talk between members."""
+        """Something of a client or of another member reaches the process."""
         self._post(0.0, action)
 
     # ----- clients
@@ -400,10 +400,6 @@ class Node:
                 self.generation,
             ),
         )
-
-    def post(self, action: Callable[[], None]) -> None:
-        """Something of a client reaches the process."""
-        self._post(0.0, action)
 
     def connect(self, broken: Callable[[], None]) -> int:
         """A client's connection; ``broken`` hears when the process ends."""

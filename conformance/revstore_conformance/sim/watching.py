@@ -193,7 +193,7 @@ class _Session:
             delay = client.cluster.network.client_delay()
             if self._slow:
                 delay += 0.5 * client.random.random()
-            client.world.loop.after(delay, lambda: self._node.post(self._pull))
+            client.world.loop.after(delay, lambda: self._node.run_here(self._pull))
 
     def _pull(self) -> None:
         self._pulling = False
