@@ -50,7 +50,7 @@ from revstore_bench.serving import (
     free_port,
     start_etcd,
 )
-from revstore_bench.sides import beside, compare, names_in_turn, quantiles
+from revstore_bench.sides import SIDES, beside, compare, names_in_turn, quantiles
 from revstore_bench.wire import Wire
 from revstore_bench.workload import make_key, make_value
 
@@ -112,8 +112,8 @@ class GrpcCase(Case):
         if any(load.tls for load in self._loads):
             shown = make_certificate(self.directory)
             self._context = shown.client_context()
-        self._targets["revstore"] = start_revstore(self.directory, self._flags, shown)
-        self._targets["etcd"] = start_etcd(self.directory, shown)
+        for name in SIDES:
+            self._targets[name] = start(name, self.directory, self._flags, shown)
         for name, target in self._targets.items():
             self._cipher[name] = await_leader(target, self._context)
             fill(target, self.scale, self._context)
@@ -278,6 +278,18 @@ def await_leader(target: Target, context: ssl.SSLContext | None = None) -> str:
             if time.monotonic() > deadline:
                 raise
             time.sleep(POLL_S)
+
+
+def start(
+    side: str,
+    directory: Path,
+    flags: Sequence[str],
+    shown: Certificate | None = None,
+) -> Target:
+    """The only member of one of ``SIDES``; with a certificate it speaks TLS."""
+    if side == "etcd":
+        return start_etcd(directory, shown)
+    return start_revstore(directory, flags, shown)
 
 
 def start_revstore(

@@ -23,10 +23,10 @@ import msgspec
 
 from revstore.proto import rpc_pb2
 from revstore_bench import host
-from revstore_bench.grpc import ask, await_leader, start_revstore
+from revstore_bench.grpc import ask, await_leader, start
 from revstore_bench.load import TIMEOUT_S, LoadError
 from revstore_bench.model import Case, Row, Sample, Scale
-from revstore_bench.serving import PUT_PATH, Target, start_etcd
+from revstore_bench.serving import PUT_PATH, Target
 from revstore_bench.sides import beside, compare, names_in_turn
 from revstore_bench.watching import WATCH_PATH
 from revstore_bench.wire import Wire
@@ -206,10 +206,7 @@ class IdleCase(Case):
         for name in names_in_turn(number):
             place = self.directory / f"{number}-{name}"
             place.mkdir(parents=True)
-            if name == "etcd":
-                target = start_etcd(place)
-            else:
-                target = start_revstore(place, self._flags)
+            target = start(name, place, self._flags)
             try:
                 self._measure(name, target, found)
             finally:

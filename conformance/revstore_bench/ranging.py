@@ -20,11 +20,11 @@ from random import Random
 from revstore.proto import rpc_pb2
 from revstore_bench import host
 from revstore_bench.flood import Flood
-from revstore_bench.grpc import ask, await_leader, start_revstore
+from revstore_bench.grpc import ask, await_leader, start
 from revstore_bench.load import TIMEOUT_S, LoadError, LoadReport
 from revstore_bench.model import SEED, Case, Row, Sample, Scale
-from revstore_bench.serving import PUT_PATH, RANGE_PATH, Target, start_etcd
-from revstore_bench.sides import beside, compare, names_in_turn, quantiles
+from revstore_bench.serving import PUT_PATH, RANGE_PATH, Target
+from revstore_bench.sides import SIDES, beside, compare, names_in_turn, quantiles
 from revstore_bench.wire import Wire
 
 VALUE_BYTES = 1024
@@ -58,7 +58,7 @@ class RangingCase(Case):
         self._targets: dict[str, Target] = {}
 
     def prepare(self) -> None:
-        for name in ("revstore", "etcd"):
+        for name in SIDES:
             self._start(name)
             self._fill(self._targets[name])
 
@@ -67,10 +67,7 @@ class RangingCase(Case):
         if old is not None:
             old.stop()
         self.directory.mkdir(parents=True, exist_ok=True)
-        if name == "etcd":
-            self._targets[name] = start_etcd(self.directory)
-        else:
-            self._targets[name] = start_revstore(self.directory, self._flags)
+        self._targets[name] = start(name, self.directory, self._flags)
         await_leader(self._targets[name])
 
     def _fill(self, target: Target) -> None:
@@ -150,13 +147,13 @@ class RangingCase(Case):
         what = f"range of {self._keys} keys of 1 KB"
         one, many = f"{what}, one at a time", f"{what}, {TOGETHER} at a time"
         return [
-            beside(f"{one}", "one_mb_s", "MB/s", low=1.0),
+            beside(one, "one_mb_s", "MB/s", low=1.0),
             beside(f"{one}: p50", "one_p50_ms", "ms"),
             beside(f"{one}: p99", "one_p99_ms", "ms"),
             beside(f"{one}: cpu", "one_cpu_ms", "ms"),
             beside(f"{one}: cpu of the reader", "one_reader_cpu_ms", "ms"),
             beside(f"{one}: extra memory at the peak", "extra_mb", "MB", high=1.0),
-            beside(f"{many}", "many_mb_s", "MB/s", low=1.0),
+            beside(many, "many_mb_s", "MB/s", low=1.0),
             beside(f"{many}: p50", "many_p50_ms", "ms"),
             beside(f"{many}: p99", "many_p99_ms", "ms"),
             beside(f"{many}: cpu", "many_cpu_ms", "ms"),

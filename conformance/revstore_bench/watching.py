@@ -26,12 +26,12 @@ import msgspec
 
 from revstore.proto import rpc_pb2
 from revstore_bench import host
-from revstore_bench.grpc import ask, await_leader, start_revstore
+from revstore_bench.grpc import ask, await_leader, start
 from revstore_bench.load import TIMEOUT_S, LoadError
 from revstore_bench.model import Case, Row, Sample, Scale
 from revstore_bench.pacer import Pacer, due_at, request
-from revstore_bench.serving import PUT_PATH, Target, start_etcd
-from revstore_bench.sides import beside, compare, names_in_turn
+from revstore_bench.serving import PUT_PATH, Target
+from revstore_bench.sides import SIDES, beside, compare, names_in_turn
 from revstore_bench.wire import Wire
 
 WATCH_PATH = "/etcdserverpb.Watch/Watch"
@@ -193,8 +193,8 @@ class WatchingCase(Case):
 
     def prepare(self) -> None:
         self.directory.mkdir(parents=True)
-        self._targets["revstore"] = start_revstore(self.directory, self._flags)
-        self._targets["etcd"] = start_etcd(self.directory)
+        for name in SIDES:
+            self._targets[name] = start(name, self.directory, self._flags)
         for target in self._targets.values():
             await_leader(target)
 
