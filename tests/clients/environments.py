@@ -7,7 +7,7 @@ import hashlib
 import subprocess
 import sys
 import venv
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,45 +27,59 @@ REQUIREMENTS: Mapping[str, Sequence[str]] = {
 }
 
 
-class NoEnvironmentError(Exception):
-    """pip could not install a client; the message has its words."""
+class NotInstalledError(Exception):
+    """pip or npm could not install a client; the message has its words."""
 
 
-def environment(client: str, cache: Path) -> Path:
-    """The python that has ``client``; made once, then found in ``cache``.
+def made_once(folder: Path, make: Callable[[], None]) -> None:
+    """Have ``make`` fill a folder, if no run before has.
 
-    Raises:
-        NoEnvironmentError: it cannot be installed, mostly for want of a network.
+    Raises: what ``make`` raises.
     """
-    requirements = REQUIREMENTS[client]
-    wanted = f"{sys.version}\n{requirements}".encode()
-    folder = cache / f"{client}-{hashlib.sha256(wanted).hexdigest()[:12]}"
-    python = folder / "bin" / "python"
     ready = folder / "ready"
     with folder.with_suffix(".lock").open("w") as lock:
         # The workers of one run, and runs at the same time, make it only once.
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not ready.exists():
-            venv.create(folder, clear=True, with_pip=False, symlinks=True)
-            _install(python, requirements)
+            make()
             ready.touch()
-    return python
 
 
-def _install(python: Path, requirements: Sequence[str]) -> None:
-    command = [sys.executable, *PIP, f"--python={python}", "install", "-q"]
+def install(command: Sequence[str], folder: Path | None = None) -> None:
+    """Run a command that installs something, in a folder. Raises: NotInstalledError."""
     try:
         done = subprocess.run(
-            [*command, *PIP_LIMITS, *requirements],
+            command,
+            cwd=folder,
             capture_output=True,
             text=True,
             timeout=INSTALL_S,
             check=False,
         )
     except subprocess.TimeoutExpired as exc:
-        raise NoEnvironmentError(f"pip took too long: {exc}") from exc
+        raise NotInstalledError(f"it took too long: {exc}") from exc
     if done.returncode != 0:
-        raise NoEnvironmentError(f"pip: {done.stderr[-800:]}")
+        raise NotInstalledError(done.stderr[-800:])
+
+
+def environment(client: str, cache: Path) -> Path:
+    """The python that has ``client``; made once, then found in ``cache``.
+
+    Raises:
+        NotInstalledError: it cannot be installed, mostly for want of a network.
+    """
+    requirements = REQUIREMENTS[client]
+    wanted = f"{sys.version}\n{requirements}".encode()
+    folder = cache / f"{client}-{hashlib.sha256(wanted).hexdigest()[:12]}"
+    python = folder / "bin" / "python"
+    pip = [sys.executable, *PIP, f"--python={python}", "install", "-q", *PIP_LIMITS]
+
+    def make() -> None:
+        venv.create(folder, clear=True, with_pip=False, symlinks=True)
+        install([*pip, *requirements])
+
+    made_once(folder, make)
+    return python
 
 
 def run_session(client: str, address: str, config: pytest.Config) -> dict[str, Any]:
@@ -79,7 +93,7 @@ def run_session(client: str, address: str, config: pytest.Config) -> dict[str, A
     assert config.cache is not None
     try:
         python = environment(client, config.cache.mkdir("clients"))
-    except NoEnvironmentError as exc:
+    except NotInstalledError as exc:
         pytest.skip(f"{client} cannot be installed: {exc}")
     host, _, port = address.rpartition(":")
     done = subprocess.run(

@@ -7,14 +7,8 @@ from functools import partial
 
 import pytest
 
-from tests.clients.npm_session import (
-    NO_NODE,
-    NODE,
-    NPM,
-    NoPackageError,
-    modules,
-    run_session,
-)
+from tests.clients.environments import NotInstalledError
+from tests.clients.npm_session import NO_NODE, NODE, NPM, modules, run_session
 from tests.clients.pair import Pair
 from tests.support.etcd import ETCD, NO_ETCD
 
@@ -32,7 +26,7 @@ def test_session(fresh_pair: Pair, request: pytest.FixtureRequest) -> None:
     assert request.config.cache is not None
     try:
         packages = modules(request.config.cache.mkdir("clients"))
-    except NoPackageError as exc:
+    except NotInstalledError as exc:
         pytest.skip(f"etcd3 cannot be installed: {exc}")
     session = partial(run_session, packages=packages)
     with ThreadPoolExecutor() as pool:
