@@ -409,6 +409,27 @@ def test_a_kept_lease_is_renewed_three_times_a_life() -> None:
     run(main())
 
 
+def test_a_lease_let_go_while_its_stream_opens_leaves_no_stream() -> None:
+    """The stream stayed open, although nobody needed it."""
+
+    async def main() -> None:
+        cluster = FakeCluster(1)
+        Leases(cluster)
+        cluster[0].up = False
+        async with await cluster.client(wait=False) as client:
+            now = asyncio.get_running_loop().time()
+            lease = revstore.client.AsyncLease(client, 9, 10, now).keep()
+            await asyncio.sleep(0.1)
+            lease.release()
+            await asyncio.sleep(0.1)
+            cluster[0].up = True
+            await asyncio.sleep(5)
+            assert cluster[0].opened == [KEEP_ALIVE]
+            assert not cluster[0].streams_of(KEEP_ALIVE)
+
+    run(main())
+
+
 def test_a_lease_lives_over_failed_members() -> None:
     """One dies, one answers nothing: the third renews before the time is up."""
 

@@ -6,19 +6,18 @@ When to send and what is lost is decided in ``keeping``; this shell carries it.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
 from random import Random
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-import msgspec
-
 from revstore.api import errors
-from revstore.client.caller import Caller, CallOptions, OpenStream
+from revstore.client.caller import Caller, CallOptions
 from revstore.client.keeping import Keeping, Loss
 from revstore.client.methods import KEEP_ALIVE
 from revstore.client.retry import pause_after
-from revstore.errors import ApiError, RevstoreError, Unavailable
+from revstore.client.standing import StandingStream, Work
+from revstore.errors import ApiError, InvariantViolation, RevstoreError, Unavailable
 from revstore.interfaces.channel import UNAVAILABLE, ChannelStream
 from revstore.proto import rpc_pb2
 
@@ -100,25 +99,18 @@ class AsyncLease:
                 raise
 
 
-class Keeper:
+class Keeper(StandingStream):
     """The stream on which all kept leases of a client are renewed."""
 
     def __init__(self, caller: Caller, options: CallOptions, random: Random) -> None:
-        self._caller = caller
-        self._options = msgspec.structs.replace(options, timeout_s=None)
-        self._random = random
+        super().__init__(KEEP_ALIVE, caller, options, random)
         self._clock = asyncio.get_running_loop().time
         self._keeping = Keeping()
         self._leases: dict[int, AsyncLease] = {}
-        self._stream: ChannelStream | None = None
-        self._url = ""
-        self._broken: asyncio.Future[ApiError] | None = None
         self._wake = asyncio.Event()
         self._sender: asyncio.Task[None] | None = None
         self._server: asyncio.Task[None] | None = None
         self._closed = False
-        self._useful = False
-        caller.pool.on_down.append(self._endpoint_down)
 
     def keep(self, lease: AsyncLease) -> None:
         """Renew a lease until it is released or lost. Raises: Unavailable: closed."""
@@ -133,7 +125,7 @@ class Keeper:
         if self._sender is None or self._sender.done():
             self._sender = loop.create_task(self._guard(self._renew_all()))
         if self._server is None or self._server.done():
-            self._server = loop.create_task(self._guard(self._serve()))
+            self._server = loop.create_task(self._guard(self.hold()))
 
     def release(self, lease_id: int) -> None:
         """Let a lease go."""
@@ -201,7 +193,9 @@ class Keeper:
             await work
         except Exception as error:
             # A bug must not leave leases that nobody renews and that look alive.
-            self._lose_all(f"the renewal of leases failed: {error!r}")
+            self.on_given_up(
+                InvariantViolation(f"the renewal of leases failed: {error!r}")
+            )
             raise
 
     async def _renew_all(self) -> None:
@@ -210,19 +204,19 @@ class Keeper:
             now = self._clock()
             for lease_id in self._keeping.expired(now):
                 self._lose(lease_id, Loss.TIME_UP)
-            if self._stream is not None:
+            if self._opened is not None:
                 if self._keeping.overdue(now):
-                    self._break(ApiError(UNAVAILABLE, "renewals are not answered"))
+                    self.leave(ApiError(UNAVAILABLE, "renewals are not answered"))
                 else:
-                    await self._send(self._stream, self._keeping.due(now))
+                    await self._send(self._opened.stream, self._keeping.due(now))
             self._wake.clear()
-            next_due = self._keeping.next_due(sending=self._stream is not None)
+            next_due = self._keeping.next_due(sending=self._opened is not None)
             try:
                 async with asyncio.timeout_at(next_due):
                     await self._wake.wait()
             except TimeoutError:
                 continue
-        self._break(ApiError(errors.Code.CANCELLED, "no lease is kept any more"))
+        self.leave(None)
 
     async def _send(self, stream: ChannelStream, due: list[int]) -> None:
         try:
@@ -230,88 +224,46 @@ class Keeper:
                 for lease_id in due:
                     await stream.send(_request(lease_id))
         except TimeoutError:
-            self._break(ApiError(UNAVAILABLE, "the connection takes no renewals"))
+            self.leave(ApiError(UNAVAILABLE, "the connection takes no renewals"))
         except ApiError as error:
-            self._break(error)
+            self.leave(error)
 
-    async def _serve(self) -> None:
-        """Hold a stream open while there are leases to keep."""
-        attempts = 0
-        while self._leases:
-            url, token = "", self._caller.tokens.token
-            try:
-                opened = await self._caller.open_stream(KEEP_ALIVE, self._options)
-                url, token = opened.url, opened.token
-                error, useful = await self._serve_stream(opened)
-                attempts = 0 if useful else attempts + 1
-            except ApiError as failure:
-                error = failure
-                attempts += 1
-            except Unavailable:
-                return
-            try:
-                if not await self._caller.stream_broke(url, error, token):
-                    self._lose_all(str(error))
-                    return
-            except RevstoreError as refusal:
-                self._lose_all(str(refusal))
-                return
-            if attempts:
-                count = len(self._caller.pool.urls)
-                await asyncio.sleep(pause_after(attempts, count, self._random))
+    # ----- the stream
 
-    async def _serve_stream(self, opened: OpenStream) -> tuple[ApiError, bool]:
-        """Take answers until the stream breaks; why, and whether there were any."""
-        reader = asyncio.ensure_future(self._read(opened.stream))
-        self._broken = asyncio.get_running_loop().create_future()
-        self._stream, self._url = opened.stream, opened.url
-        self._useful = False
+    def needed(self) -> bool:
+        """Whether a lease is kept."""
+        return bool(self._leases)
+
+    def on_opened(self, stream: ChannelStream) -> Sequence[Work]:
+        """What is due can be sent."""
         self._wake.set()
-        try:
-            await asyncio.wait(
-                [reader, self._broken], return_when=asyncio.FIRST_COMPLETED
-            )
-            ended = self._broken if self._broken.done() else reader
-            return ended.result(), self._useful
-        finally:
-            self._stream, self._url, self._broken = None, "", None
-            reader.cancel()
-            await asyncio.gather(reader, return_exceptions=True)
-            await opened.stream.cancel()
-            self._keeping.stream_lost(self._clock())
-            self._wake.set()
+        return ()
 
-    async def _read(self, stream: ChannelStream) -> ApiError:
-        try:
-            while (message := await stream.receive()) is not None:
-                self._useful = True
-                answer = rpc_pb2.LeaseKeepAliveResponse.FromString(message)
-                loss = self._keeping.answered(answer.ID, answer.TTL)
-                if loss is not None:
-                    self._lose(answer.ID, loss)
-                self._wake.set()
-        except ApiError as error:
-            return error
-        return ApiError(UNAVAILABLE, "the server ended the stream")
+    def on_message(self, message: bytes) -> None:
+        """A renewal is answered. Raises: DecodeError: it is no answer."""
+        answer = rpc_pb2.LeaseKeepAliveResponse.FromString(message)
+        self._useful = True
+        loss = self._keeping.answered(answer.ID, answer.TTL)
+        if loss is not None:
+            self._lose(answer.ID, loss)
+        self._wake.set()
+
+    def on_gone(self) -> None:
+        """What was not answered is sent again on the next one."""
+        self._keeping.stream_lost(self._clock())
+        self._wake.set()
 
     def _lose(self, lease_id: int, loss: str) -> None:
         lease = self._leases.pop(lease_id, None)
         if lease is not None:
             lease.tell_lost(str(loss))
 
-    def _lose_all(self, reason: str) -> None:
+    def on_given_up(self, error: RevstoreError) -> None:
+        """Tell that all leases are lost."""
         for lease_id in tuple(self._leases):
             self._keeping.remove(lease_id)
-            self._lose(lease_id, reason)
+            self._lose(lease_id, str(error))
         self._wake.set()
-
-    def _endpoint_down(self, url: str) -> None:
-        if url == self._url:
-            self._break(ApiError(UNAVAILABLE, f"{url} is down"))
-
-    def _break(self, error: ApiError) -> None:
-        if self._broken is not None and not self._broken.done():
-            self._broken.set_result(error)
 
 
 def _request(lease_id: int) -> bytes:

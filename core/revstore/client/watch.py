@@ -7,17 +7,16 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Sequence
 from random import Random
 from types import TracebackType
 from typing import Self
 
 import msgspec
-from google.protobuf.message import DecodeError
 
-from revstore.api.errors import Code
-from revstore.client.caller import Caller, CallOptions, OpenStream
+from revstore.client.caller import Caller, CallOptions
 from revstore.client.methods import WATCH
-from revstore.client.retry import pause_after
+from revstore.client.standing import StandingStream, Work
 from revstore.client.watching import (
     Created,
     Deliver,
@@ -30,7 +29,7 @@ from revstore.client.watching import (
 from revstore.embedded.events import WatchCanceled
 from revstore.embedded.values import WatchEvent
 from revstore.errors import ApiError, InvariantViolation, RevstoreError, Unavailable
-from revstore.interfaces.channel import UNAVAILABLE, ChannelStream
+from revstore.interfaces.channel import ChannelStream
 from revstore.proto import rpc_pb2
 
 QUEUE_EVENTS_MAX = 10_000
@@ -226,24 +225,17 @@ class AsyncWatcher:
         self.close()
 
 
-class WatchStreams:
-    """The stream of all watches with the same options, opened while there are any."""
+class WatchStreams(StandingStream):
+    """The stream of all watches with the same options, open while there are any."""
 
     def __init__(self, caller: Caller, options: CallOptions, random: Random) -> None:
-        self._caller = caller
-        self._options = msgspec.structs.replace(options, timeout_s=None)
-        self._random = random
+        super().__init__(WATCH, caller, options, random)
         self._session = WatchSession(renewable=caller.tokens.password)
         self._watchers: dict[int, AsyncWatcher] = {}
         self._outgoing: deque[bytes] = deque()
         self._more = asyncio.Event()
-        self._broken: asyncio.Future[ApiError | None] | None = None
-        self._url = ""
         self._task: asyncio.Task[None] | None = None
         self._closed = False
-        self._useful = False
-        """Whether the stream stood: another one may be opened without a pause."""
-        caller.pool.on_down.append(self._endpoint_down)
 
     # ----- what watchers want
 
@@ -263,7 +255,7 @@ class WatchStreams:
         self._watchers.pop(number, None)
         self._apply(self._session.remove(number))
         if not self._watchers:
-            self._break(None)
+            self.leave(None)
 
     def park(self, number: int) -> None:
         """The reader of a watch is behind."""
@@ -279,8 +271,8 @@ class WatchStreams:
 
     def reasons(self) -> str:
         """Why there is no stream, as far as it is known."""
-        if self._url:
-            return f"{self._url} does not answer"
+        if self._opened is not None:
+            return f"{self._opened.url} does not answer"
         return self._caller.pool.reasons()
 
     async def close(self) -> None:
@@ -296,72 +288,31 @@ class WatchStreams:
 
     async def _run(self) -> None:
         try:
-            await self._serve_all()
+            await self.hold()
         except Exception as error:
             # A bug must not leave readers waiting for ever.
-            self._end_all(
+            self.on_given_up(
                 InvariantViolation(f"the stream of watches failed: {error!r}")
             )
             raise
 
-    async def _serve_all(self) -> None:
-        attempts = 0
-        while self._watchers:
-            self._useful = False
-            error, opened = await self._once()
-            self._session.lost()
-            self._outgoing.clear()
-            if error is None:
-                continue
-            try:
-                if not await self._goes_on(error, opened):
-                    self._end_all(error)
-                    return
-            except RevstoreError as refusal:
-                self._end_all(refusal)
-                return
-            attempts = 0 if self._useful else attempts + 1
-            if attempts:
-                count = len(self._caller.pool.urls)
-                await asyncio.sleep(pause_after(attempts, count, self._random))
+    def needed(self) -> bool:
+        """Whether anybody watches."""
+        return bool(self._watchers)
 
-    async def _once(self) -> tuple[RevstoreError | None, OpenStream | None]:
-        """Open a stream and serve it to its end; why it ended, None: nobody watches."""
-        try:
-            opened = await self._caller.open_stream(WATCH, self._options)
-        except RevstoreError as error:
-            return error, None
-        broken: asyncio.Future[ApiError | None]
-        broken = self._broken = asyncio.get_running_loop().create_future()
-        self._url = opened.url
+    def on_opened(self, stream: ChannelStream) -> Sequence[Work]:
+        """Ask for all watches again, from where they are."""
         self._apply(self._session.opened())
-        tasks: list[asyncio.Future[ApiError | None]] = [
-            asyncio.ensure_future(self._read(opened.stream)),
-            asyncio.ensure_future(self._write(opened.stream)),
-        ]
-        try:
-            if not self._watchers:
-                return None, opened
-            ends = [broken, *tasks]
-            await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
-            return next(end for end in ends if end.done()).result(), opened
-        finally:
-            self._url = ""
-            self._broken = None
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
-            await opened.stream.cancel()
+        return [self._write(stream)]
 
-    async def _read(self, stream: ChannelStream) -> ApiError | None:
-        try:
-            while (message := await stream.receive()) is not None:
-                self._apply(self._session.received(message))
-        except ApiError as error:
-            return error
-        except DecodeError as error:
-            return ApiError(Code.INTERNAL, f"the server sent no response: {error}")
-        return ApiError(UNAVAILABLE, "the server ended the stream")
+    def on_message(self, message: bytes) -> None:
+        """A response came. Raises: DecodeError: it is none."""
+        self._apply(self._session.received(message))
+
+    def on_gone(self) -> None:
+        """Nothing more comes or goes until the next one."""
+        self._session.lost()
+        self._outgoing.clear()
 
     async def _write(self, stream: ChannelStream) -> ApiError | None:
         try:
@@ -372,15 +323,6 @@ class WatchStreams:
                 await self._more.wait()
         except ApiError as error:
             return error
-
-    async def _goes_on(self, error: RevstoreError, opened: OpenStream | None) -> bool:
-        if not isinstance(error, ApiError):
-            return False
-        if opened is None:
-            url, token = "", self._caller.tokens.token
-        else:
-            url, token = opened.url, opened.token
-        return await self._caller.stream_broke(url, error, token)
 
     def _apply(self, effects: list[Effect]) -> None:
         for effect in effects:
@@ -400,28 +342,21 @@ class WatchStreams:
             elif isinstance(effect, Ended):
                 self._ended(effect)
             elif isinstance(effect, TokenRefused):
-                self._break(self._caller.token_refusal(effect.reason))
+                self.leave(self._caller.token_refusal(effect.reason))
 
     def _ended(self, effect: Ended) -> None:
         watcher = self._watchers.pop(effect.number, None)
         if watcher is not None:
             watcher.end(WatchCanceled(effect.reason, effect.compact_revision))
         if not self._watchers:
-            self._break(None)
+            self.leave(None)
 
-    def _end_all(self, error: RevstoreError) -> None:
+    def on_given_up(self, error: RevstoreError) -> None:
+        """End all watches with an error."""
         for number, watcher in tuple(self._watchers.items()):
             self._session.remove(number)
             watcher.end(error)
         self._watchers.clear()
-
-    def _endpoint_down(self, url: str) -> None:
-        if url == self._url:
-            self._break(ApiError(UNAVAILABLE, f"{url} is down"))
-
-    def _break(self, error: ApiError | None) -> None:
-        if self._broken is not None and not self._broken.done():
-            self._broken.set_result(error)
 
 
 def _size_of(batch: WatchBatch) -> int:
