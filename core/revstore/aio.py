@@ -10,13 +10,14 @@ import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from revstore.api.replica import Tag
 from revstore.apply import validate
+from revstore.closing import AsyncClosing
 from revstore.embedded.events import WatchCanceled, cancel_reason, decode_event
 from revstore.embedded.lease import local_grant
+from revstore.embedded.readers import AsyncEventReader
 from revstore.embedded.requests import (
     delete_request,
     delete_result,
@@ -35,6 +36,7 @@ from revstore.embedded.values import (
     TxnResult,
     WatchEvent,
     decode_pair,
+    decode_pairs,
     decode_txn,
     make_query,
     make_span,
@@ -51,7 +53,7 @@ from revstore.types import ApplyResult
 ROWS_A_CHUNK = 1_000
 
 
-class AsyncWatcher:
+class AsyncWatcher(AsyncEventReader):
     """Changes in order, each once; iterate with ``async for``. Must be closed."""
 
     def __init__(self, replica: Replica, request: rpc_pb2.WatchCreateRequest) -> None:
@@ -108,28 +110,8 @@ class AsyncWatcher:
             self._stream.close()
             self._arrived.set()
 
-    def __aiter__(self) -> Self:
-        return self
 
-    async def __anext__(self) -> WatchEvent:
-        event = await self.next_event()
-        if event is None:
-            raise StopAsyncIteration
-        return event
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        tb: TracebackType | None,
-    ) -> None:
-        self.close()
-
-
-class AsyncStore:
+class AsyncStore(AsyncClosing):
     """A store in this process, for one event loop; made by ``revstore.aio.open``."""
 
     def __init__(self, node: AsyncNode) -> None:
@@ -150,7 +132,7 @@ class AsyncStore:
             raise UsageError("a key must not be empty")
         await self._node.read_barrier()
         row = self._replica.store.get(raw, revision)
-        return None if row is None else decode_pair(row)
+        return None if row is None else decode_pair(raw, row)
 
     async def range(
         self,
@@ -170,8 +152,8 @@ class AsyncStore:
         await self._node.read_barrier()
         query = make_query(span, revision, limit, keys_only, False)
         for chunk in self._replica.store.range_chunks(query, ROWS_A_CHUNK):
-            for row in chunk.kvs:
-                yield decode_pair(row)
+            for pair in decode_pairs(chunk.kvs):
+                yield pair
             await asyncio.sleep(0)
 
     async def put(
@@ -278,17 +260,6 @@ class AsyncStore:
             watcher.close()
         self._watchers.clear()
         await self._node.close()
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        tb: TracebackType | None,
-    ) -> None:
-        await self.close()
 
 
 async def open_store(

@@ -56,7 +56,8 @@ class EmbeddedShell:
         self._keeper = threading.Thread(
             target=self._keep_house, name="revstore-housekeeping", daemon=True
         )
-        self._closing = False
+        self.closing = False
+        """Whether ``close`` was called."""
         self._member: Member | None = None
         self._pid = os.getpid()
 
@@ -96,7 +97,7 @@ class EmbeddedShell:
         Raises:
             Unavailable: the store is closed, or this is a forked child.
         """
-        if self._member is None or self._closing:
+        if self._member is None or self.closing:
             raise Unavailable("the store is closed")
         if os.getpid() != self._pid:
             raise Unavailable(
@@ -165,11 +166,6 @@ class EmbeddedShell:
 
     # ----- waiting for something to happen
 
-    @property
-    def closing(self) -> bool:
-        """Whether ``close`` was called."""
-        return self._closing
-
     def wait_for_progress(self, timeout_s: float) -> None:
         """Give up ``lock``, which the caller holds, until something happened."""
         self._progress.wait(timeout_s)
@@ -228,7 +224,7 @@ class EmbeddedShell:
     def _keep_house_until_closed(self, replica: Replica) -> None:
         interval = replica.settings.heartbeat_s
         next_tick = self.clock.now() + interval
-        while not self._closing:
+        while not self.closing:
             with self.lock:
                 now = self.clock.now()
                 if now >= next_tick:
@@ -241,7 +237,7 @@ class EmbeddedShell:
                 if not proposed:
                     until = self._due[0][0] if self._due else next_tick
                     wait = min(until, next_tick) - self.clock.now()
-                    if wait > 0 and not self._closing:
+                    if wait > 0 and not self.closing:
                         self._progress.wait(wait)
             if proposed:
                 self._finish_own_work(replica)
@@ -265,7 +261,7 @@ class EmbeddedShell:
 
     def abandon(self) -> None:
         """Release what a failed opening left behind."""
-        self._closing = True
+        self.closing = True
         self._worker.shutdown()
         if self._member is not None:
             self._member.replica.stop()
@@ -278,9 +274,9 @@ class EmbeddedShell:
             StorageError: the last flush or sync failed.
         """
         with self.lock:
-            if self._closing or self._member is None:
+            if self.closing or self._member is None:
                 return
-            self._closing = True
+            self.closing = True
             self._progress.notify_all()
         if self._keeper.ident is not None:
             self._keeper.join()

@@ -12,12 +12,12 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 from random import SystemRandom
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from revstore.api.replica import Tag
 from revstore.apply import validate
 from revstore.apply.puts import PlainPuts, check_puts
+from revstore.closing import Closing
 from revstore.embedded.lease import Lease, local_grant, renew
 from revstore.embedded.requests import (
     delete_request,
@@ -57,7 +57,7 @@ ROWS_DECODED = 128
 """Rows made into values at a time."""
 
 
-class EmbeddedStore:
+class EmbeddedStore(Closing):
     """A store in this process; made by ``revstore.open``. A context manager."""
 
     def __init__(self, shell: EmbeddedShell) -> None:
@@ -82,7 +82,7 @@ class EmbeddedStore:
             if self._shell.closing:
                 self._shell.replica  # noqa: B018 - raises what says why
             row = self._store.get(raw, revision)
-        return None if row is None else decode_pair(row)
+        return None if row is None else decode_pair(raw, row)
 
     def range(
         self,
@@ -110,7 +110,7 @@ class EmbeddedStore:
         if reverse:
             with self._lock:
                 found = self._shell.replica.store.range(query)
-            return map(decode_pair, found.kvs)
+            return chain.from_iterable(self._blocks(found.kvs, iter(())))
         with self._lock:
             chunks = self._shell.replica.store.range_chunks(
                 query, ROWS_A_CHUNK, count=False
@@ -321,17 +321,6 @@ class EmbeddedStore:
             StorageError: the last write of the backend failed; the log has it all.
         """
         self._shell.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        tb: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 def open_store(

@@ -62,11 +62,17 @@ def make_pair(pair: kv_pb2.KeyValue) -> KeyValue:
     )
 
 
-def decode_pair(row: bytes) -> KeyValue:
-    """A stored row as a value; not by ``make_pair``, since a read has one each time."""
-    pair = kv_pb2.KeyValue.FromString(row)
+_parse = kv_pb2.KeyValue.FromString
+
+
+def decode_pair(key: bytes, row: bytes) -> KeyValue:
+    """The stored row of a key as a value.
+
+    Not by ``make_pair``, since a read has one each time.
+    """
+    pair = _parse(row)
     return KeyValue(
-        pair.key,
+        key,
         pair.value,
         pair.create_revision,
         pair.mod_revision,
@@ -86,7 +92,7 @@ def decode_pairs(rows: Sequence[bytes]) -> list[KeyValue]:
             pair.version,
             pair.lease,
         )
-        for pair in map(kv_pb2.KeyValue.FromString, rows)
+        for pair in map(_parse, rows)
     ]
 
 

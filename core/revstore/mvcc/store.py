@@ -32,6 +32,7 @@ from revstore.mvcc.state import STATE_KEY, StoreState, decode_state
 from revstore.mvcc.suspended import SuspendedSnapshot
 from revstore.mvcc.system import system_get, system_scan
 from revstore.mvcc.tables import (
+    CURRENT,
     LEASE,
     LEASE_KEY,
     META,
@@ -170,7 +171,11 @@ class Store:
         if revision <= 0:
             layers = self._layers
             row = layers.active.records.get(key, MISSING)
-            return layers.below(key) if row is MISSING else row
+            if row is not MISSING:
+                return row
+            if layers.flushing is None:
+                return layers.snapshot.get(CURRENT, key)
+            return layers.below(key)
         asked = self._checked(revision)
         if asked is None:
             return self._layers.get(key)
