@@ -18,11 +18,11 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import msgspec
 
+from revstore.closing import Closing
 from revstore.errors import ConfigError
 
 PANIC = 45
@@ -199,7 +199,7 @@ def caller(record: logging.LogRecord) -> str:
     return f"{path.parent.name}/{path.name}:{record.lineno}"
 
 
-class LogSetup:
+class LogSetup(Closing):
     """The handlers of a running process; closing puts the old ones back."""
 
     def __init__(self, handlers: Sequence[logging.Handler], level: int) -> None:
@@ -224,17 +224,6 @@ class LogSetup:
             root.addHandler(handler)
         self._old_handlers = []
         root.setLevel(self._old_level)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        tb: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 def setup(

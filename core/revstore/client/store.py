@@ -9,8 +9,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Iterable, Sequence
 from random import Random
-from types import TracebackType
-from typing import Self
 
 import msgspec
 from google.protobuf.message import Message
@@ -38,6 +36,7 @@ from revstore.client.methods import (
 from revstore.client.paging import Pages
 from revstore.client.values import LeaseInfo
 from revstore.client.watch import AsyncWatcher, WatchStreams
+from revstore.closing import AsyncClosing
 from revstore.embedded.requests import (
     delete_request,
     grant_request,
@@ -74,7 +73,7 @@ class _Shared:
         self.closed = False
 
 
-class AsyncClient:
+class AsyncClient(AsyncClosing):
     """A cluster, for one event loop. An async context manager; must be closed.
 
     Every method may also raise: ``Unavailable`` if nothing could be sent in time,
@@ -387,17 +386,6 @@ class AsyncClient:
             await streams.close()
         await shared.keeper.close()
         await self._caller.pool.close()
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        tb: TracebackType | None,
-    ) -> None:
-        await self.close()
 
 
 def _only_reads(request: rpc_pb2.TxnRequest) -> bool:

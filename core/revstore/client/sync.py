@@ -20,15 +20,16 @@ from collections.abc import (
     Iterator,
     Sequence,
 )
-from types import TracebackType
 from typing import Any, Self, TypeVar
 
-from revstore.api import errors
 from revstore.client.lease import AsyncLease
 from revstore.client.opening import connect
 from revstore.client.store import AsyncClient
 from revstore.client.values import LeaseInfo
 from revstore.client.watch import AsyncWatcher, WatchBatch
+from revstore.closing import Closing
+from revstore.embedded.lease import RevokedAtEnd
+from revstore.embedded.readers import EventReader
 from revstore.embedded.txn import Compare, Operation
 from revstore.embedded.values import (
     DeleteResult,
@@ -39,7 +40,7 @@ from revstore.embedded.values import (
     TxnResult,
     WatchEvent,
 )
-from revstore.errors import ApiError, Unavailable
+from revstore.errors import Unavailable
 
 Result = TypeVar("Result")
 
@@ -104,7 +105,7 @@ class Waiting:
         return call
 
 
-class Watcher:
+class Watcher(EventReader):
     """Changes in order, each once, without gaps; iterate, or call ``next_event``.
 
     A context manager; it must be closed.
@@ -142,28 +143,8 @@ class Watcher:
         except Unavailable:
             return
 
-    def __iter__(self) -> Self:
-        return self
 
-    def __next__(self) -> WatchEvent:
-        event = self.next_event()
-        if event is None:
-            raise StopIteration
-        return event
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        tb: TracebackType | None,
-    ) -> None:
-        self.close()
-
-
-class Lease:
+class Lease(RevokedAtEnd):
     """A granted lease; as a context manager it is revoked at the end."""
 
     def __init__(self, thread: LoopThread, lease: AsyncLease) -> None:
@@ -204,23 +185,8 @@ class Lease:
         """End the lease and delete its keys. Raises: ApiError NOT_FOUND: it is gone."""
         self._thread.run(self._lease.revoke())
 
-    def __enter__(self) -> Self:
-        return self
 
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        tb: TracebackType | None,
-    ) -> None:
-        try:
-            self.revoke()
-        except ApiError as error:
-            if error != errors.LEASE_NOT_FOUND:
-                raise
-
-
-class Client:
+class Client(Closing):
     """A cluster as a store; as ``AsyncClient``, and every method waits.
 
     The errors are those of ``AsyncClient``. A context manager; must be closed.
@@ -421,17 +387,6 @@ class Client:
         except Unavailable:
             return
         self._thread.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        tb: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 def connect_sync(endpoints: str | Sequence[str], **options: Any) -> Client:

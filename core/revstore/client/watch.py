@@ -9,7 +9,6 @@ import asyncio
 from collections import deque
 from collections.abc import Sequence
 from random import Random
-from types import TracebackType
 from typing import Self
 
 import msgspec
@@ -27,6 +26,7 @@ from revstore.client.watching import (
     WatchSession,
 )
 from revstore.embedded.events import WatchCanceled
+from revstore.embedded.readers import AsyncEventReader
 from revstore.embedded.values import WatchEvent
 from revstore.errors import ApiError, InvariantViolation, RevstoreError, Unavailable
 from revstore.interfaces.channel import ChannelStream
@@ -46,7 +46,7 @@ class WatchBatch(msgspec.Struct, frozen=True):
     events: tuple[WatchEvent, ...]
 
 
-class AsyncWatcher:
+class AsyncWatcher(AsyncEventReader):
     """Changes in order, each once; iterate with ``async for``. Must be closed.
 
     It goes on over broken connections and failed members without loss or repetition.
@@ -200,29 +200,12 @@ class AsyncWatcher:
             raise InvariantViolation(str(error))
         raise Unavailable(str(error))
 
-    def __aiter__(self) -> Self:
-        return self
-
-    async def __anext__(self) -> WatchEvent:
-        event = await self.next_event()
-        if event is None:
-            raise StopAsyncIteration
-        return event
-
     async def __aenter__(self) -> Self:
         try:
             return await self.started()
         except BaseException:
             self.close()
             raise
-
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        tb: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 class WatchStreams(StandingStream):

@@ -44,7 +44,30 @@ def renew(shell: EmbeddedShell, lease_id: int) -> int:
         return shell.replica.lessor.renew(lease_id)
 
 
-class Lease:
+class RevokedAtEnd:
+    """A lease that a ``with`` block revokes at its end, unless it is gone by then."""
+
+    def revoke(self) -> None:
+        """End the lease and delete its keys."""
+        raise NotImplementedError
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        tb: TracebackType | None,
+    ) -> None:
+        try:
+            self.revoke()
+        except ApiError as error:
+            if error != errors.LEASE_NOT_FOUND:
+                raise
+
+
+class Lease(RevokedAtEnd):
     """A granted lease; as a context manager it is revoked at the end."""
 
     def __init__(self, store: EmbeddedStore, lease_id: int, ttl_s: int) -> None:
@@ -64,18 +87,3 @@ class Lease:
             ApiError: NOT_FOUND if it is gone already.
         """
         self._store.revoke(self.id)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        tb: TracebackType | None,
-    ) -> None:
-        try:
-            self.revoke()
-        except ApiError as error:
-            if error != errors.LEASE_NOT_FOUND:
-                raise

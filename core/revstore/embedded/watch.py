@@ -5,10 +5,9 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable
-from types import TracebackType
-from typing import Self
 
 from revstore.embedded.events import WatchCanceled, cancel_reason, decode_event
+from revstore.embedded.readers import EventReader
 from revstore.embedded.shell import EmbeddedShell
 from revstore.embedded.values import WatchEvent
 from revstore.proto import rpc_pb2
@@ -66,7 +65,7 @@ class QueueSink:
         return not self.responses.full
 
 
-class Watcher:
+class Watcher(EventReader):
     """Changes in order, each once, without gaps; iterate, or call ``next_event``.
 
     It is a context manager; a watcher that is not closed goes on using memory.
@@ -136,23 +135,3 @@ class Watcher:
                 if not self._shell.closing:
                     self._stream.close()
                 self._shell.notify_progress()
-
-    def __iter__(self) -> Self:
-        return self
-
-    def __next__(self) -> WatchEvent:
-        event = self.next_event()
-        if event is None:
-            raise StopIteration
-        return event
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        tb: TracebackType | None,
-    ) -> None:
-        self.close()
