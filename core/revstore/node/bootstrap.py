@@ -71,6 +71,11 @@ class Joining(NamedTuple):
     cluster_id: int
 
 
+KNOWN_TO_ITS_LOG = Joining(0, 0)
+"""Of a member that has joined before. Its log has the true ids; one that begins with
+these is of a start that never finished."""
+
+
 class Place(NamedTuple):
     """Where a member's data is."""
 
@@ -184,8 +189,7 @@ def open_replica(
         opened.append(backend.close)
         initial: list[membership_pb2.Member] = []
         if joining is None and settings.initial_cluster_state == "existing":
-            # It has joined before: its log knows who it is.
-            joining = Joining(0, 0)
+            joining = KNOWN_TO_ITS_LOG
         elif joining is None:
             initial = initial_members(settings)
             own_id = next(
@@ -209,7 +213,7 @@ def open_replica(
                 flush_interval_s=settings.flush_interval_s,
             ),
         )
-        return _join(
+        return _replica_of(
             settings,
             plugins,
             shell,
@@ -227,7 +231,7 @@ def open_replica(
         raise
 
 
-def _join(
+def _replica_of(
     settings: MemberSettings,
     plugins: Makers,
     shell: Shell,
@@ -376,13 +380,17 @@ def _election_ticks(settings: MemberSettings) -> int:
     return max(2, round(settings.election_timeout_s / settings.heartbeat_s))
 
 
-def is_announced(replica: Replica) -> bool:
-    """Whether the cluster knows this member's name and client URLs."""
-    settings = replica.settings
-    known = replica.cluster.member(replica.member_id)
-    wanted = membership_pb2.Attributes(
+def _attributes(settings: MemberSettings) -> membership_pb2.Attributes:
+    """What a member says of itself to clients."""
+    return membership_pb2.Attributes(
         name=settings.name, client_urls=settings.client_urls
     )
+
+
+def is_announced(replica: Replica) -> bool:
+    """Whether the cluster knows this member's name and client URLs."""
+    known = replica.cluster.member(replica.member_id)
+    wanted = _attributes(replica.settings)
     return known is not None and known.member_attributes == wanted
 
 
@@ -391,15 +399,11 @@ def announce(replica: Replica, announced: Callable[[], None]) -> None:
 
     ``announced`` is called once, when they are known or cannot be made known now.
     """
-    settings = replica.settings
     if replica.cluster.member(replica.member_id) is None or is_announced(replica):
         announced()
         return
-    wanted = membership_pb2.Attributes(
-        name=settings.name, client_urls=settings.client_urls
-    )
     request = membership_pb2.ClusterMemberAttrSetRequest(
-        member_ID=replica.member_id, member_attributes=wanted
+        member_ID=replica.member_id, member_attributes=_attributes(replica.settings)
     )
 
     def done(result: ApplyResult | Exception) -> None:
