@@ -13,7 +13,8 @@ Rules of this file:
 5. Learners vote when asked: whoever asks knows a newer membership, in which they are
    voters.
 6. Nobody campaigns while a committed change of membership waits to be applied: it
-   would be counting the votes of a membership that is gone.
+   would be counting the votes of a membership that is gone. Who learns of one while it
+   campaigns (rule 7) gives up.
 7. A refusal says what the refuser knows to be committed, and a candidate whose log has
    that entry learns it. Without this a change that leaves a single voter can leave
    that voter for ever unaware of it: whoever knows is no voter any more, refuses for
@@ -112,11 +113,17 @@ def handle_vote_request(raft: Raft, message: Message) -> None:
         raft.send(answer, message.sender, term=raft.term, reject=True, context=known)
 
 
-def _learn_commit(raft: Raft, message: Message) -> None:
-    """Rule 7. The logs agree up to an entry that both have (log matching)."""
-    if len(message.context) == _COMMITTED.size:
-        index, term = _COMMITTED.unpack(message.context)
-        raft.log.maybe_commit(term, index)
+def _learn_commit(raft: Raft, message: Message) -> bool:
+    """Rule 7. The logs agree up to an entry that both have (log matching).
+
+    Whether a change of membership is known to be committed now that was not before.
+    """
+    if len(message.context) != _COMMITTED.size:
+        return False
+    index, term = _COMMITTED.unpack(message.context)
+    return raft.log.maybe_commit(term, index) and raft.log.has_unapplied_change(
+        raft.config.committed_bytes_max
+    )
 
 
 def handle_vote_answer(raft: Raft, message: Message) -> None:
@@ -125,8 +132,9 @@ def handle_vote_answer(raft: Raft, message: Message) -> None:
     expected = MessageType.PRE_VOTE_RESP if preliminary else MessageType.VOTE_RESP
     if message.type is not expected:
         return
-    if message.reject:
-        _learn_commit(raft, message)
+    if message.reject and _learn_commit(raft, message):
+        roles.become_follower(raft, raft.term, NONE)
+        return
     tracker = raft.tracker
     tracker.record_vote(message.sender, not message.reject)
     result = tracker.decided(tracker.votes)

@@ -30,11 +30,17 @@ TRANSITIONS: Final[dict[tuple[Role, Role], str]] = {
     (_F, _C): "the leader is silent, or hands over; pre-vote is off or skipped",
     (_P, _P): "the pre-vote took too long and starts again",
     (_P, _C): "a quorum would vote for this member",
-    (_P, _F): "the pre-vote is lost, or a leader or higher term is heard of",
+    (_P, _F): (
+        "the pre-vote is lost, or a leader, a higher term or a committed change of "
+        "membership is heard of"
+    ),
     (_C, _P): "the election took too long; pre-vote is on",
     (_C, _C): "the election took too long; pre-vote is off",
     (_C, _L): "a quorum voted for this member",
-    (_C, _F): "the election is lost, or a leader or higher term is heard of",
+    (_C, _F): (
+        "the election is lost, or a leader, a higher term or a committed change of "
+        "membership is heard of"
+    ),
     (_L, _F): "a higher term is heard of, the quorum is silent, or it was removed",
 }
 

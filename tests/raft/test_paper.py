@@ -6,6 +6,8 @@ what must or must not be among the outputs.
 
 from __future__ import annotations
 
+import struct
+
 import pytest
 
 from revstore.errors import InvariantViolation
@@ -555,6 +557,36 @@ def test_nobody_campaigns_with_an_unapplied_change() -> None:
 
 
 # ---- Thesis 6.2, 9.6, 10.2.1 ----
+
+
+@pytest.mark.parametrize("pre_vote", [True, False])
+def test_who_learns_of_a_change_while_it_campaigns_gives_up(pre_vote: bool) -> None:
+    """4.1: a refusal can teach a candidate that its membership is gone; it counts no
+    vote of it any more (seed 782 of the simulator)."""
+    raft = make(1, 1, 1, term=1, commit=1, pre_vote=pre_vote)
+    kind, data = encode_change(change_of((ConfChangeType.REMOVE_NODE, 1)))
+    storage = raft.log.storage
+    assert isinstance(storage, StubStorage)
+    storage.append([Entry(1, 2, data, kind), Entry(1, 3)])
+    raft.log.applied_to(1, 0)
+    campaign(raft)
+    assert raft.role is (Role.PRE_CANDIDATE if pre_vote else Role.CANDIDATE)
+    answer_kind = T.PRE_VOTE_RESP if pre_vote else T.VOTE_RESP
+    known = Message(
+        answer_kind,
+        to=1,
+        sender=2,
+        term=raft.term,
+        reject=True,
+        context=struct.pack(">QQ", 2, 1),
+    )
+    step.step(raft, known)
+    assert (raft.log.committed, raft.role) == (2, Role.FOLLOWER)
+    for voter in (1, 3):
+        answer(raft, answer_kind, voter, term=raft.term + pre_vote)
+    assert raft.role is Role.FOLLOWER
+    campaign(raft)
+    assert raft.role is Role.FOLLOWER
 
 
 def test_a_leader_without_quorum_steps_down() -> None:
