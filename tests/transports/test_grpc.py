@@ -40,7 +40,7 @@ from revstore_conformance.transport import (
     unary,
     until,
 )
-from revstore_grpc.client import ClientLink, GrpcChannel, open_channel
+from revstore_grpc.client import ClientLink, GrpcChannel, GrpcClientStream, open_channel
 from revstore_grpc.link import Link
 from revstore_grpc.plugin import CAPABILITIES, revstore_register_transport
 from revstore_grpc.server import ServerLink, Serving
@@ -167,7 +167,8 @@ def test_the_server_keeps_deadlines() -> None:
             )
             await until(lambda: bool(parked), "the patient call")
             for path, message in (("/t.S/Park", b""), ("/t.S/In", None)):
-                stream = channel._open_with(link, path, message, 0.02)
+                number = link.start(path, message, {}, 0.02)
+                stream = link.streams[number] = GrpcClientStream(link, number)
                 error = await failure_of(stream.receive())
                 assert error == ApiError(4, "context deadline exceeded")
             assert [call.cancelled() for call in parked] == [False, True]

@@ -128,7 +128,7 @@ class ClientLink(Link):
         path: str,
         message: bytes | None,
         metadata: Mapping[str, str],
-        timeout_s: float | None,
+        timeout_s: float | None = None,
     ) -> int:
         """Start a call; its number. Raises: NotSent; ApiError: bad metadata."""
         if self.closing:
@@ -416,22 +416,21 @@ class GrpcChannel(Channel):
     async def server_stream(
         self, path: str, message: bytes, metadata: Mapping[str, str] = NO_METADATA
     ) -> GrpcClientStream:
-        return self._open_with(await self._ready(), path, message, None, metadata)
+        return self._open(await self._ready(), path, message, metadata)
 
     async def bidi_stream(
         self, path: str, metadata: Mapping[str, str] = NO_METADATA
     ) -> GrpcClientStream:
-        return self._open_with(await self._ready(), path, None, None, metadata)
+        return self._open(await self._ready(), path, None, metadata)
 
-    def _open_with(
+    def _open(
         self,
         link: ClientLink,
         path: str,
         message: bytes | None,
-        timeout_s: float | None,
-        metadata: Mapping[str, str] = NO_METADATA,
+        metadata: Mapping[str, str],
     ) -> GrpcClientStream:
-        number = link.start(path, message, metadata, timeout_s)
+        number = link.start(path, message, metadata)
         stream = link.streams[number] = GrpcClientStream(link, number)
         return stream
 

@@ -13,9 +13,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable
 from math import inf
-from typing import Any, cast
+from typing import cast
 
 from revstore import logs
+from revstore.net.addresses import name_of
 from revstore_grpc.limits import CLOSE_S, WRITE_HIGH_WATER
 from revstore_http2.connection import Connection
 from revstore_http2.events import ConnectionFailed, Event, StreamRefused
@@ -166,11 +167,3 @@ class Link(asyncio.Protocol):
         if self._machine.next_tick() <= now:
             self.handle(self._machine.tick(now))
         self.set_tick()
-
-
-def name_of(found: Any) -> str:
-    """The address of the other side, for logs. Raises: nothing."""
-    if isinstance(found, tuple):
-        host, port = found[0], found[1]
-        return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-    return f"unix:{found or ''}"

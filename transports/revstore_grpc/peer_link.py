@@ -70,7 +70,7 @@ class PeerLink:
             link.abort()
             raise TransportError("given up")
         check_names(link.transport, address, self.lane.peer.owner.options.tls)
-        self._number = link.start(LANE_PATH, None, self._hello, None)
+        self._number = link.start(LANE_PATH, None, self._hello)
         link.streams[self._number] = self
         await self._welcome
 
@@ -87,7 +87,7 @@ class PeerLink:
     def open_stream(self, meta: bytes) -> PeerOutgoingStream:
         """See ``LaneLink.open_stream``."""
         assert self.link is not None
-        number = self.link.start(STREAM_PATH, None, self._hello, None)
+        number = self.link.start(STREAM_PATH, None, self._hello)
         found = PeerOutgoingStream(self, number, meta)
         self.link.streams[number] = found
         self._streams.add(found)

@@ -25,6 +25,7 @@ from revstore.interfaces.transport import (
     ServeOptions,
     ServiceTable,
 )
+from revstore.net.tls import common_name
 from revstore_grpc.calls import (
     CLIENT_NAME_KEY,
     DEADLINE_PASSED,
@@ -148,7 +149,7 @@ class ServerLink(Link):
 
     def on_made(self) -> None:
         assert self.transport is not None
-        self._client_name = _common_name(self.transport.get_extra_info("peercert"))
+        self._client_name = common_name(self.transport.get_extra_info("peercert"))
         self.serving.links.add(self)
 
     def data_received(self, data: bytes) -> None:
@@ -297,7 +298,10 @@ class ServerLink(Link):
             stream.fail(STOPPED)
             return
         self.streams[stream_id] = stream
-        self._expire_at(stream, timeout_s, self._time())
+        if timeout_s is not None:
+            stream.expires = expires = self._time() + timeout_s
+            if expires < self._deadline:
+                self._set_deadline(expires)
         method: Method = head.route.target
         assert method.stream is not None
         try:
@@ -343,14 +347,6 @@ class ServerLink(Link):
 
     # Time.
 
-    def _expire_at(
-        self, call: UnaryCall | GrpcStream, timeout_s: float | None, now: float
-    ) -> None:
-        if timeout_s is not None:
-            call.expires = now + timeout_s
-            if call.expires < self._deadline:
-                self._set_deadline(call.expires)
-
     def _set_deadline(self, expires: float) -> None:
         if self._deadline_timer is not None:
             self._deadline_timer.cancel()
@@ -371,11 +367,3 @@ class ServerLink(Link):
                 earliest = call.expires
         if earliest < self._deadline:
             self._set_deadline(max(earliest, now + DEADLINE_GRAIN_S))
-
-
-def _common_name(certificate: Any) -> str:
-    for part in (certificate or {}).get("subject", ()):
-        for key, value in part:
-            if key == "commonName":
-                return str(value)
-    return ""

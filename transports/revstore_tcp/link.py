@@ -18,9 +18,10 @@ import contextlib
 import socket
 from collections import deque
 from collections.abc import Iterator, Sequence
-from typing import Any, Protocol, cast
+from typing import Protocol, cast
 
 from revstore import logs
+from revstore.net.addresses import name_of
 from revstore_tcp.framing import (
     FrameReader,
     FrameWriter,
@@ -197,7 +198,7 @@ class Link(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)
-        self._peer_name = _name_of(self.transport.get_extra_info("peername"))
+        self._peer_name = name_of(self.transport.get_extra_info("peername"))
         self.transport.set_write_buffer_limits(high=WRITE_HIGH_WATER)
         self.made()
 
@@ -249,13 +250,6 @@ class Link(asyncio.Protocol):
         if not self.closed.done():
             self.closed.set_result(None)
         self.lost(str(exc) if exc is not None else "the other side closed it")
-
-
-def _name_of(found: Any) -> str:
-    if isinstance(found, tuple):
-        host, port = found[0], found[1]
-        return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-    return f"unix:{found or ''}"
 
 
 class Cut:

@@ -12,7 +12,6 @@ Rules of this file:
 from __future__ import annotations
 
 import asyncio
-from typing import Any
 
 from revstore import logs
 from revstore.api.errors import STOPPED, Code, message_too_large
@@ -24,6 +23,7 @@ from revstore.interfaces.transport import (
     ServeOptions,
     ServiceTable,
 )
+from revstore.net.tls import common_name
 from revstore_tcp.calls import Served, TcpStream, UnaryCall
 from revstore_tcp.framing import (
     TOTAL,
@@ -58,7 +58,6 @@ _log = logs.get(__name__)
 
 _OPEN = int(RecordType.OPEN)
 _MESSAGE = int(RecordType.MESSAGE)
-_CREDIT = int(RecordType.CREDIT)
 _MORE = int(Flag.MORE)
 _BODY = int(Flag.BODY)
 
@@ -113,7 +112,7 @@ class ServerLink(Link):
 
     def made(self) -> None:
         assert self.transport is not None
-        self.client_name = _client_name(self.transport)
+        self.client_name = common_name(self.transport.get_extra_info("peercert"))
         self._serving.links.add(self)
         self._timer = self.loop.call_later(HANDSHAKE_TIMEOUT_S, self._no_hello)
 
@@ -357,14 +356,3 @@ class ServerLink(Link):
             self.abort()
         else:
             self._idle()
-
-
-def _client_name(transport: asyncio.Transport) -> str:
-    found: Any = transport.get_extra_info("peercert")
-    if not found:
-        return ""
-    for part in found.get("subject", ()):
-        for key, value in part:
-            if key == "commonName":
-                return str(value)
-    return ""

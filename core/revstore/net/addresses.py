@@ -84,3 +84,14 @@ def unix_socket_in_use(path: str) -> bool:
         except OSError:
             return False
     return True
+
+
+def name_of(found: object) -> str:
+    """How logs write the other side, which a socket tells (``peername``).
+
+    Raises: nothing.
+    """
+    if isinstance(found, tuple):
+        host, port = found[0], found[1]
+        return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    return f"unix:{found or ''}"
