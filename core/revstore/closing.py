@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from types import TracebackType
 from typing import Self
 
 
-class Closing:
+class Closing(ABC):
     """A context manager that is closed at the end."""
 
+    @abstractmethod
     def close(self) -> None:
         """Close it; see the class."""
-        raise NotImplementedError
 
     def __enter__(self) -> Self:
         return self
@@ -25,12 +26,12 @@ class Closing:
         self.close()
 
 
-class AsyncClosing:
+class AsyncClosing(ABC):
     """An asynchronous context manager that is closed at the end."""
 
+    @abstractmethod
     async def close(self) -> None:
         """Close it; see the class."""
-        raise NotImplementedError
 
     async def __aenter__(self) -> Self:
         return self

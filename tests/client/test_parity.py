@@ -15,7 +15,7 @@ from revstore.embedded.lease import Lease as EmbeddedLease
 from revstore.embedded.store import EmbeddedStore
 from revstore.embedded.watch import Watcher as EmbeddedWatcher
 
-ONLY_EMBEDDED = {
+ONLY_EMBEDDED: dict[type, set[str]] = {
     EmbeddedStore: {"compact_revision", "replica", "sync"},
     AsyncStore: set(),
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from random import SystemRandom
 from types import TracebackType
@@ -44,12 +45,12 @@ def renew(shell: EmbeddedShell, lease_id: int) -> int:
         return shell.replica.lessor.renew(lease_id)
 
 
-class RevokedAtEnd:
+class RevokedAtEnd(ABC):
     """A lease that a ``with`` block revokes at its end, unless it is gone by then."""
 
+    @abstractmethod
     def revoke(self) -> None:
         """End the lease and delete its keys."""
-        raise NotImplementedError
 
     def __enter__(self) -> Self:
         return self

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from types import TracebackType
 from typing import Self
 
@@ -12,9 +13,9 @@ from revstore.embedded.values import WatchEvent
 class EventReader(Closing):
     """An iterator over changes that ends when it is closed."""
 
+    @abstractmethod
     def next_event(self, timeout_s: float | None = None) -> WatchEvent | None:
         """The next change; None if none came in time or it was closed."""
-        raise NotImplementedError
 
     def __iter__(self) -> Self:
         return self
@@ -26,16 +27,16 @@ class EventReader(Closing):
         return event
 
 
-class AsyncEventReader:
+class AsyncEventReader(ABC):
     """An asynchronous iterator over changes that ends when it is closed."""
 
+    @abstractmethod
     async def next_event(self) -> WatchEvent | None:
         """The next change; None once it is closed."""
-        raise NotImplementedError
 
+    @abstractmethod
     def close(self) -> None:
         """End the watch."""
-        raise NotImplementedError
 
     def __aiter__(self) -> Self:
         return self
