@@ -20,6 +20,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from revstore.durable import make_durable, sync_directory
 from revstore.errors import ConfigError, FormatError, LockedError, StorageError
 from revstore.version import DATA_FORMAT, revstore_version
 
@@ -150,26 +151,6 @@ def manifest_backend(path: Path) -> str | None:
     return found if isinstance(found, str) else None
 
 
-def make_durable(path: Path) -> None:
-    """Make a private directory and those above it; the names of new ones are durable.
-
-    Raises: OSError.
-    """
-    if not path.is_dir():
-        make_durable(path.parent)
-        path.mkdir(mode=0o700, exist_ok=True)
-        sync_directory(path.parent)
-
-
 def wal_directory(path: Path, wal_dir: Path | None) -> Path:
     """Where the log of a data directory is; ``wal_dir`` is another place for it."""
     return wal_dir or path / "member" / "wal"
-
-
-def sync_directory(path: Path) -> None:
-    """Make the entries of a directory durable."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

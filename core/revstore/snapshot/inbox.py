@@ -14,6 +14,7 @@ import os
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
+from revstore.durable import sync_directory
 from revstore.errors import StorageError
 
 SYNC_BYTES = 32 << 20
@@ -115,7 +116,7 @@ class FileSpool:
         """See ``Spool``."""
         try:
             self.path.rename(self._target)
-            _sync_directory(self._target.parent)
+            sync_directory(self._target.parent)
         except OSError as exc:
             raise _failed("kept", self._target, exc) from exc
 
@@ -159,7 +160,7 @@ class FileInbox:
         try:
             if self._path.exists():
                 self._path.unlink()
-                _sync_directory(self._path.parent)
+                sync_directory(self._path.parent)
         except OSError as exc:
             raise _failed("removed", self._path, exc) from exc
 
@@ -169,14 +170,6 @@ class FileInbox:
                 path.unlink(missing_ok=True)
         except OSError as exc:
             raise _failed("made room for", self._path, exc) from exc
-
-
-def _sync_directory(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _failed(what: str, path: Path, exc: Exception) -> StorageError:
