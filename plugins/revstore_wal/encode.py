@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
+from functools import lru_cache
 
 from google_crc32c import extend as crc32c_extend
 
@@ -61,6 +62,13 @@ def varint(number: int) -> bytes:
     return _PAIR[number & 0x3FFF] + varint(number >> 14)
 
 
+def crc_varint(crc: int) -> bytes:
+    """The varint of a checksum, which nearly always has five bytes."""
+    if crc < _FIVE_BYTE_CRC_MIN:
+        return varint(crc)
+    return _PAIR[crc & 0x3FFF] + _PAIR[crc >> 14 & 0x3FFF] + _SHORT[crc >> 28]
+
+
 def length_word(size: int) -> tuple[bytes, bytes]:
     """The length word of a payload and the zeros behind it."""
     pad = -size & 7
@@ -71,7 +79,7 @@ def length_word(size: int) -> tuple[bytes, bytes]:
 
 def encode_record(kind: int, crc: int, data: bytes | None) -> bytes:
     """One frame with the given checksum."""
-    payload = b"\x08" + varint(kind) + b"\x10" + varint(crc)
+    payload = b"\x08" + _SHORT[kind] + b"\x10" + crc_varint(crc)
     if data is not None:
         payload += b"\x1a" + varint(len(data)) + data
     word, pad = length_word(len(payload))
@@ -80,16 +88,19 @@ def encode_record(kind: int, crc: int, data: bytes | None) -> bytes:
 
 def encode_state(state: HardState) -> bytes:
     """raftpb.HardState."""
-    return b"".join(
-        (
-            b"\x08",
-            varint(state.term),
-            b"\x10",
-            varint(state.vote),
-            b"\x18",
-            varint(state.commit),
-        )
-    )
+    return _promise(state.term, state.vote) + varint(state.commit)
+
+
+@lru_cache(maxsize=4)
+def _promise(term: int, vote: int) -> bytes:
+    """All of a hard state up to the commit index, alike from write to write."""
+    return b"\x08" + varint(term) + b"\x10" + varint(vote) + b"\x18"
+
+
+@lru_cache(maxsize=16)
+def _entry_head(kind: int, term: int) -> bytes:
+    """An entry's data up to its index."""
+    return b"\x08" + varint(kind) + b"\x10" + varint(term) + b"\x18"
 
 
 def encode_conf_state(conf: ConfState) -> bytes:
@@ -194,7 +205,7 @@ def encode_entries(entries: Sequence[Entry], crc: int, sample_bytes: int) -> Enc
     head = b""
     index = entries[0].index if entries else 0
     high = index >> 14
-    high_bytes = varint(high)
+    high_bytes = _SHORT[high] if high < 0x80 else varint(high)
     for entry in entries:
         if entry.index != index:
             raise InvariantViolation(
@@ -206,7 +217,7 @@ def encode_entries(entries: Sequence[Entry], crc: int, sample_bytes: int) -> Enc
         if entry.term != term or entry.type != kind:
             term = entry.term
             kind = entry.type
-            head = b"\x08" + varint(kind) + b"\x10" + varint(term) + b"\x18"
+            head = _entry_head(kind, term)
             out.terms.append((index, term))
         if index >> 14 != high:
             high = index >> 14
@@ -254,6 +265,6 @@ def encode_entries(entries: Sequence[Entry], crc: int, sample_bytes: int) -> Enc
 
 def _long_frame(crc: int, size: int) -> tuple[bytes, bytes]:
     """What stands before and behind the data of an entry's record of any size."""
-    payload = b"\x08\x02\x10" + varint(crc) + b"\x1a" + varint(size)
+    payload = b"\x08\x02\x10" + crc_varint(crc) + b"\x1a" + varint(size)
     word, pad = length_word(len(payload) + size)
     return word + payload, pad

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
-from types import SimpleNamespace
 from typing import cast
 from unittest import mock
 
@@ -12,7 +11,7 @@ import pytest
 
 from revstore.node import aio
 from revstore.node.aio import AsyncNode
-from revstore.node.bootstrap import Member
+from revstore.node.replica import Replica
 from tests.node.virtual import VirtualShell
 
 
@@ -81,7 +80,7 @@ class CrowdedReplica:
 
 async def _turns_until_pumped(replica: CrowdedReplica) -> int:
     node = AsyncNode(asyncio.get_running_loop())
-    node._member = cast(Member, SimpleNamespace(replica=replica))
+    node.replica = cast(Replica, replica)
     node.wake()
     node.wake()
     turns = 0

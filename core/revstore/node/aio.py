@@ -68,6 +68,8 @@ class AsyncNode:
         self._member: Member | None = None
         self._ticker: asyncio.TimerHandle | None = None
         self._closed = False
+        self.replica: Replica
+        """The member's replica; there from ``open`` on."""
         self.peering: Peering | None = None
         """The links to other members, None without any."""
 
@@ -103,6 +105,7 @@ class AsyncNode:
                 unix_time=time.time(),
                 joining=joining,
             )
+            node.replica = node._member.replica
             node.replica.appends.wakes = True
         except BaseException:
             node._worker.shutdown()
@@ -119,12 +122,6 @@ class AsyncNode:
             await node.close()
             raise
         return node
-
-    @property
-    def replica(self) -> Replica:
-        """The member's replica."""
-        assert self._member is not None
-        return self._member.replica
 
     async def _until_serving(self) -> None:
         """Wait until the log is replayed and a read can be served."""

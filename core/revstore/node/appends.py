@@ -37,6 +37,8 @@ class Appends:
         """Whether the log wakes the shell when it has synced; set by the shell."""
         self.may_sync_on_loop = False
         """Whether the log may ever sync on the loop (rule 2); set by whoever serves."""
+        self.news = False
+        """Whether ``durable`` has more to say than when it was asked last."""
         self._appended = 0
         self._durable = 0
         self._error: StorageError | None = None
@@ -55,6 +57,8 @@ class Appends:
         Raises:
             StorageError: the log could not make something durable.
         """
+        # The flag first: what becomes durable from here on is news again.
+        self.news = False
         if self._error is not None:
             raise self._error
         return self._durable
@@ -103,6 +107,7 @@ class Appends:
                 self._error = error
             else:
                 self._durable = sequence
+            self.news = True
             if get_ident() != self._syncing_thread:
                 self._shell.wake()
 

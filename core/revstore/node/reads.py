@@ -26,7 +26,8 @@ class Reads:
         starts: a late answer to a read of an earlier start must confirm nothing."""
         self._consensus = consensus
         self._member_id = member_id
-        self._asked: list[Finished] = []
+        self.asked: list[Finished] = []
+        """Those that wait for the next ``confirm``."""
         self._unconfirmed: dict[bytes, tuple[list[Finished], float]] = {}
         self._unapplied: deque[tuple[int, Finished]] = deque()
         self._until: list[tuple[int, float, Finished]] = []
@@ -34,11 +35,11 @@ class Reads:
 
     def __len__(self) -> int:
         waiting = len(self._unapplied) + len(self._until)
-        return len(self._asked) + len(self._unconfirmed) + waiting
+        return len(self.asked) + len(self._unconfirmed) + waiting
 
     def ask(self, done: Finished) -> None:
         """Queue a read for the next ``confirm``."""
-        self._asked.append(done)
+        self.asked.append(done)
 
     def wait_applied(self, index: int, done: Finished) -> None:
         """Serve a read that is confirmed already once ``index`` is applied."""
@@ -51,16 +52,11 @@ class Reads:
         """
         self._until.append((index, deadline, done))
 
-    @property
-    def asked(self) -> bool:
-        """Whether ``confirm`` has anything to do."""
-        return bool(self._asked)
-
     def confirm(self, deadline: float) -> None:
         """Ask for one confirmation for all reads queued so far."""
-        if not self._asked:
+        if not self.asked:
             return
-        batch, self._asked = self._asked, []
+        batch, self.asked = self.asked, []
         self._number = self._number + 1 & NUMBER_MAX
         context = pack(">QQ", self._member_id, self._number)
         try:
@@ -107,11 +103,11 @@ class Reads:
 
     def fail_all(self, error: ApiError) -> None:
         """Tell every read that it will not be served."""
-        waiting = [*self._asked, *(done for _, done in self._unapplied)]
+        waiting = [*self.asked, *(done for _, done in self._unapplied)]
         waiting += [done for _, _, done in self._until]
         for batch, _ in self._unconfirmed.values():
             waiting += batch
-        self._asked, self._unconfirmed, self._until = [], {}, []
+        self.asked, self._unconfirmed, self._until = [], {}, []
         self._unapplied.clear()
         for done in waiting:
             done(error)

@@ -318,7 +318,8 @@ class Replica(ReplicaFacts):
     def _pump(self) -> None:
         consensus = self.consensus
         while True:
-            self._report_durable()
+            if self.appends.news:
+                self._report_durable()
             if self._queue and self._gathered():
                 self._propose_queue()
             if self.reads.asked:
@@ -369,7 +370,8 @@ class Replica(ReplicaFacts):
     def _handle(self, ready: Ready) -> None:
         if ready.role is not None:
             self._role_changed(ready)
-        self._send(ready.messages)
+        if ready.messages:
+            self._send(ready.messages)
         persist = ready.persist
         if persist is not None:
             if ready.messages_after_persist:
