@@ -78,6 +78,11 @@ class Watched:
         return [s for member in self.cluster.all for s in member.streams_of(WATCH)]
 
 
+def refusal(reason: str) -> bytes:
+    """What a member says to a watch that it does not take."""
+    return response(revision=1, watch_id=-1, created=True, canceled=True, reason=reason)
+
+
 async def read(watcher: revstore.client.AsyncWatcher, count: int) -> list[int]:
     """The revisions of the next events."""
     found = []
@@ -223,15 +228,7 @@ def test_a_refused_watch_says_so_at_once() -> None:
         cluster = FakeCluster(1)
 
         def refuse(stream: FakeStream, _: bytes) -> None:
-            stream.push(
-                response(
-                    revision=1,
-                    watch_id=-1,
-                    created=True,
-                    canceled=True,
-                    reason="permission denied",
-                )
-            )
+            stream.push(refusal("permission denied"))
 
         cluster[0].on_message = refuse
         async with await cluster.client() as client:
@@ -266,15 +263,7 @@ def test_a_stream_that_is_refused_its_token_comes_back_with_another() -> None:
                 stream.end(errors.INVALID_AUTH_TOKEN)
             elif token == "two":
                 reason = f"rpc error: desc = {errors.INVALID_AUTH_TOKEN.message}"
-                stream.push(
-                    response(
-                        revision=1,
-                        watch_id=-1,
-                        created=True,
-                        canceled=True,
-                        reason=reason,
-                    )
-                )
+                stream.push(refusal(reason))
             else:
                 serve(stream, body)
 
@@ -302,15 +291,7 @@ def test_a_token_that_is_always_refused_is_not_asked_for_all_the_time() -> None:
 
         def refuse(stream: FakeStream, _: bytes) -> None:
             reason = f"rpc error: desc = {errors.INVALID_AUTH_TOKEN.message}"
-            stream.push(
-                response(
-                    revision=1,
-                    watch_id=-1,
-                    created=True,
-                    canceled=True,
-                    reason=reason,
-                )
-            )
+            stream.push(refusal(reason))
 
         cluster.answer("Authenticate", authenticate)
         cluster[0].on_message = refuse

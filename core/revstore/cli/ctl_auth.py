@@ -99,7 +99,8 @@ async def list_users(session: Session) -> None:
 def _names(session: Session, names: tuple[str, ...]) -> None:
     if session.flags.as_json:
         output.json(list(names))
-    for name in () if session.flags.as_json else names:
+        return
+    for name in names:
         output.line(name)
 
 

@@ -11,6 +11,7 @@ from revstore.cli import output
 from revstore.cli.ctl_run import Session, command
 from revstore.cli.ctl_show import size_text
 from revstore.client.values import Alarm
+from revstore.durable import sync_directory
 from revstore.errors import RevstoreError, UsageError
 
 
@@ -89,18 +90,9 @@ async def save(session: Session, file: Path) -> None:
             target.flush()
             os.fsync(target.fileno())
         part.replace(file)
-        _sync_folder(file.parent)
+        sync_directory(file.parent)
     except BaseException:
         part.unlink(missing_ok=True)
         raise
     document = {"file": str(file), "bytes": size}
     session.tell(document, f"{size_text(size)} saved to {file}")
-
-
-def _sync_folder(folder: Path) -> None:
-    """A name is safe from a power cut only when its folder is synced."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
