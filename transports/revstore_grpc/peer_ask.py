@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
-
 from revstore.errors import ApiError, TransportError
-from revstore.interfaces.peers import QUESTION_BYTES_MAX, PeerTls
+from revstore.interfaces.peers import PeerTls
 from revstore.net.dial import check_names
 from revstore.net.tls import peer_contexts
+from revstore.peer.asking import asking
 from revstore.peer.lanes.wire import ASK_PATH
 from revstore_grpc.addresses import parse_url
 from revstore_grpc.client import ClientLink, connect_link
@@ -18,25 +17,17 @@ async def ask(
     url: str, question: bytes, tls: PeerTls | None, timeout_s: float
 ) -> bytes:
     """See ``PeerTransport.ask``."""
-    if len(question) > QUESTION_BYTES_MAX:
-        raise TransportError(f"a question of {len(question)} bytes is too long")
     address = parse_url(url)
-    context = None
-    if address.tls:
-        if tls is None:
-            raise TransportError(f"{url!r} is to be called by TLS: name certificates")
-        context = peer_contexts(tls)[1]
-        context.set_alpn_protocols(["h2"])
     link: ClientLink | None = None
     try:
-        async with asyncio.timeout(timeout_s):
+        async with asking(address, question, tls, timeout_s) as used:
+            context = None
+            if used is not None:
+                context = peer_contexts(used)[1]
+                context.set_alpn_protocols(["h2"])
             link = await connect_link(address, PEER_LIMITS, context)
-            check_names(link.transport, address, tls)
+            check_names(link.transport, address, used)
             return await link.call(ASK_PATH, question)
-    except TimeoutError as error:
-        raise TransportError(f"{url!r} did not answer in {timeout_s} s") from error
-    except OSError as error:
-        raise TransportError(f"{url!r} cannot be reached: {error}") from error
     except ApiError as error:
         raise TransportError(f"{url!r}: {error.message}") from error
     finally:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Any
 
 import grpc
 import grpc.aio
 
 from revstore.errors import TransportError
-from revstore.interfaces.peers import QUESTION_BYTES_MAX, PeerTls
+from revstore.interfaces.peers import PeerTls
+from revstore.peer.asking import asking
 from revstore.peer.lanes.wire import ASK_PATH
 from revstore_grpcio.addresses import parse_url
 from revstore_grpcio.peer_link import open_channel
@@ -20,25 +20,15 @@ async def ask(
     url: str, question: bytes, tls: PeerTls | None, timeout_s: float
 ) -> bytes:
     """See ``PeerTransport.ask``."""
-    if len(question) > QUESTION_BYTES_MAX:
-        raise TransportError(f"a question of {len(question)} bytes is too long")
     address = parse_url(url)
-    calling = None
-    if address.tls:
-        if tls is None:
-            raise TransportError(f"{url!r} is to be called by TLS: name certificates")
-        calling = Calling(tls)
     try:
-        async with asyncio.timeout(timeout_s):
+        async with asking(address, question, tls, timeout_s) as used:
+            calling = None if used is None else Calling(used)
             channel = await open_channel(address, calling)
             try:
                 call: Any = channel.unary_unary(ASK_PATH)
                 return bytes(await call(question))
             finally:
                 await channel.close()
-    except TimeoutError as error:
-        raise TransportError(f"{url!r} did not answer in {timeout_s} s") from error
-    except OSError as error:
-        raise TransportError(f"{url!r} cannot be reached: {error}") from error
     except grpc.aio.AioRpcError as error:
         raise TransportError(f"{url!r}: {error.details() or error.code()}") from error

@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 
 from revstore.errors import TransportError
-from revstore.interfaces.peers import QUESTION_BYTES_MAX, PeerTls
+from revstore.interfaces.peers import PeerTls
 from revstore.net.dial import check_names, dial
 from revstore.net.tls import peer_contexts
+from revstore.peer.asking import asking
 from revstore_tcp.addresses import parse_url
 from revstore_tcp.framing import MAGIC, ProtocolError, RecordType, frame, record
 from revstore_tcp.link import Link
@@ -48,23 +49,13 @@ async def ask(
     url: str, question: bytes, tls: PeerTls | None, timeout_s: float
 ) -> bytes:
     """See ``PeerTransport.ask``."""
-    if len(question) > QUESTION_BYTES_MAX:
-        raise TransportError(f"a question of {len(question)} bytes is too long")
     address = parse_url(url)
-    context = None
-    if address.tls:
-        if tls is None:
-            raise TransportError(f"{url!r} is to be called by TLS: name certificates")
-        context = peer_contexts(tls)[1]
     link = AskingLink(asyncio.get_running_loop(), question)
     try:
-        async with asyncio.timeout(timeout_s):
+        async with asking(address, question, tls, timeout_s) as used:
+            context = None if used is None else peer_contexts(used)[1]
             await dial(address, lambda: link, context)
-            check_names(link.transport, address, tls)
+            check_names(link.transport, address, used)
             return await link.answer
-    except TimeoutError as error:
-        raise TransportError(f"{url!r} did not answer in {timeout_s} s") from error
-    except OSError as error:
-        raise TransportError(f"{url!r} cannot be reached: {error}") from error
     finally:
         link.abort()
