@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from weakref import WeakSet
 
 from revstore.api.replica import Tag
 from revstore.apply import validate
@@ -116,7 +117,8 @@ class AsyncStore(AsyncClosing):
 
     def __init__(self, node: AsyncNode) -> None:
         self._node = node
-        self._watchers: set[AsyncWatcher] = set()
+        self._watchers: WeakSet[AsyncWatcher] = WeakSet()
+        """To be closed with the store; the hub holds those that are open."""
 
     @property
     def _replica(self) -> Replica:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import subprocess
 import sys
 import threading
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 from unittest import mock
@@ -380,6 +382,22 @@ def test_the_same_from_asyncio(tmp_path: Path, backend: str) -> None:
     with revstore.open(tmp_path / "d") as again:
         assert again.count(prefix="k") == 200
         assert again.revision == 202
+
+
+def test_the_asyncio_store_keeps_no_watcher_that_is_closed(tmp_path: Path) -> None:
+    """Each watch that was ever opened stayed in memory until the store was closed."""
+
+    async def session() -> None:
+        async with await revstore_aio.open(tmp_path / "d", backend="memory") as store:
+            async with store.watch("a") as watcher:
+                gone = weakref.ref(watcher)
+            del watcher
+            gc.collect()
+            assert gone() is None
+            kept = store.watch("a")
+        assert await kept.next_event() is None
+
+    asyncio.run(session())
 
 
 def test_the_asyncio_store_refuses_like_the_other(tmp_path: Path) -> None:
