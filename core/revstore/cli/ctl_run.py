@@ -38,6 +38,8 @@ from revstore.interfaces.channel import ChannelTls
 
 COMMAND_TIMEOUT_S = 5.0
 DIAL_TIMEOUT_S = 2.0
+CALLS_A_COMMAND = 4
+"""How many calls, which have the time of --command-timeout each, a command may take."""
 
 HINTS = {
     errors.USER_EMPTY.message: "the cluster asks for users: give --user NAME",
@@ -232,7 +234,7 @@ async def _run(
     )
     async with client:
         session = Session(client, flags)
-        limit = None if unbounded else 4 * flags.command_timeout_s
+        limit = None if unbounded else CALLS_A_COMMAND * flags.command_timeout_s
         try:
             async with asyncio.timeout(limit):
                 code = await work(session, **arguments)

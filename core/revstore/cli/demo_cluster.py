@@ -52,7 +52,12 @@ class DemoMember:
     @property
     def ended(self) -> bool:
         """Whether it ran and does not any more."""
-        return self.process is not None and self.process.returncode is not None
+        return self.status is not None
+
+    @property
+    def status(self) -> int | None:
+        """What it ended with; None if it has not."""
+        return None if self.process is None else self.process.returncode
 
 
 class DemoCluster:
@@ -214,8 +219,7 @@ def _tell_start(cluster: DemoCluster, say: Say) -> None:
 def _tell_failure(cluster: DemoCluster, say: Say) -> None:
     for member in cluster.members:
         if member.ended:
-            assert member.process is not None
-            say(f"{member.name} ended with status {member.process.returncode}:")
+            say(f"{member.name} ended with status {member.status}:")
             for line in member.log_path.read_text(errors="replace").splitlines()[-5:]:
                 say(f"    {line}")
             return
@@ -230,17 +234,15 @@ async def _watch(cluster: DemoCluster, stop: asyncio.Event, say: Say) -> int:
     while not stop.is_set():
         found = await cluster.statuses()
         names = {status.header.member_id: name for name, status in found.items()}
-        leaders = {status.leader for status in found.values() if status.leader}
-        for status in sorted(found.values(), key=lambda one: -one.raftTerm)[:1]:
-            if status.leader != shown and status.leader in leaders:
-                shown = status.leader
-                name = names.get(shown, f"{shown:x}")
-                say(f"{name} leads in term {status.raftTerm}")
+        newest = max(found.values(), key=lambda one: one.raftTerm, default=None)
+        if newest is not None and newest.leader not in (0, shown):
+            shown = newest.leader
+            name = names.get(shown, f"{shown:x}")
+            say(f"{name} leads in term {newest.raftTerm}")
         for member in cluster.members:
             if member.ended and not member.told_end:
                 member.told_end = True
-                assert member.process is not None
-                say(f"{member.name} ended with status {member.process.returncode}")
+                say(f"{member.name} ended with status {member.status}")
         if all(member.ended for member in cluster.members):
             say("no member is left")
             return 1
