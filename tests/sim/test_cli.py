@@ -7,7 +7,10 @@ import sys
 import pytest
 
 from revstore.cli.main import main
+from revstore.node.appends import Appends
+from revstore_conformance.sim import cli
 from revstore_conformance.sim.cli import parse_seeds
+from revstore_conformance.sim.mutant import Mutant
 
 
 def test_seeds_are_ranges_and_lists() -> None:
@@ -47,6 +50,26 @@ def test_an_exception_is_shown_like_a_violation(
     assert "seed 0 violates: nothing raises" in shown
     assert "Traceback (most recent call last)" in shown
     assert "--mutant heartbeats-commit-blindly --trace" in shown
+
+
+@pytest.mark.parametrize(
+    "replacement",
+    [lambda self, persist: None, lambda self, persist, **named: self.nothing],
+    ids=["another signature", "another class"],
+)
+def test_a_variant_that_cannot_run_is_not_caught(
+    replacement: object,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """A renamed parameter ended the runs of a variant, whose fault was never tried."""
+    broken = Mutant("odd", "It fails.", lambda: [(Appends, "add", replacement)])
+    monkeypatch.setattr(cli, "MUTANTS", (broken,))
+    monkeypatch.setattr(cli, "mutant", lambda name: broken)
+    assert main(["sim", "--mutants", "--seeds", "0", "--jobs", "1"]) == 1
+    shown = capsys.readouterr().out
+    assert "odd                          BROKEN" in shown
+    assert "0 of 1 mutants caught" in shown
 
 
 @pytest.mark.slow

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from revstore_conformance.sim.mutant import broke_down
 from revstore_conformance.sim.mutants import MUTANTS, mutant
 from revstore_conformance.sim.profile import PROFILES
 from revstore_conformance.sim.run import Run
@@ -32,6 +33,7 @@ def test_a_faulty_variant_is_caught(name: str) -> None:
         with chosen.applied():
             outcome = Run(seed, PROFILES[chosen.profile]).run()
         if not outcome.ok:
+            assert not broke_down(outcome.text), outcome.text
             return
     pytest.fail(f"{name} was not caught; {chosen.fault}")
 

@@ -13,6 +13,7 @@ from itertools import islice
 import click
 import msgspec
 
+from revstore_conformance.sim.mutant import broke_down
 from revstore_conformance.sim.mutants import MUTANTS, mutant
 from revstore_conformance.sim.profile import PROFILES, Profile
 from revstore_conformance.sim.run import Outcome, Run
@@ -225,6 +226,9 @@ def _try_mutants(seeds: list[int], jobs: int, steps: int | None) -> int:
         if caught is None:
             missed.append(one.name)
             _say(f"  {one.name:<28} MISSED in {len(seeds)} seeds of {profile.name}")
+        elif broke_down(caught.text):
+            missed.append(one.name)
+            _say(f"  {one.name:<28} BROKEN, mend the variant: {caught.text}")
         else:
             where = f"seed {caught.seed} of {profile.name}"
             _say(f"  {one.name:<28} caught by {where}: {caught.checker}")

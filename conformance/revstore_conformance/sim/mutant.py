@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -9,6 +10,17 @@ from typing import Any
 import msgspec
 
 Patch = tuple[Any, str, Any]
+
+
+_SLIP = re.compile(r"\b(TypeError|AttributeError|NameError)[(:]")
+
+
+def broke_down(text: str) -> bool:
+    """Whether what a run ended with says that the variant itself cannot run.
+
+    The code that it replaces has changed; its fault was not tried.
+    """
+    return _SLIP.search(text) is not None
 
 
 class Mutant(msgspec.Struct, frozen=True):
