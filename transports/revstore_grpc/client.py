@@ -24,15 +24,15 @@ from revstore.api.errors import Code
 from revstore.errors import ApiError, Unavailable, UsageError
 from revstore.interfaces.channel import (
     NO_METADATA,
-    Channel,
     ChannelOptions,
     ChannelStream,
     ChannelTls,
     NotSent,
 )
 from revstore.net.addresses import Address
+from revstore.net.channels import LinkChannel
 from revstore.net.dial import dial
-from revstore.net.tls import client_context
+from revstore.net.tls import channel_context, client_context
 from revstore_grpc.addresses import parse_url
 from revstore_grpc.calls import DEADLINE_PASSED
 from revstore_grpc.limits import INBOX_BYTES_MAX, MESSAGE_COST_BYTES
@@ -349,7 +349,7 @@ class GrpcClientStream(ChannelStream):
         wake(self._writer)
 
 
-class GrpcChannel(Channel):
+class GrpcChannel(LinkChannel[ClientLink]):
     """A channel to one server; see ``Channel``."""
 
     def __init__(
@@ -360,6 +360,7 @@ class GrpcChannel(Channel):
         server_name: str = "",
         options: ChannelOptions | None = None,
     ) -> None:
+        super().__init__()
         options = options or ChannelOptions()
         self._address = parse_url(url)
         self._tls = tls
@@ -371,20 +372,12 @@ class GrpcChannel(Channel):
             keepalive_interval_s=options.keepalive_s,
             keepalive_timeout_s=options.keepalive_timeout_s,
         )
-        self._link: ClientLink | None = None
-        self._links: set[ClientLink] = set()
-        """All connections that stand: those that leave may still have calls."""
-        self._connecting: asyncio.Task[ClientLink] | None = None
-        self._closed = False
 
     async def connect(self) -> None:
         await self._ready()
 
     async def close(self) -> None:
-        self._closed = True
-        if self._connecting is not None:
-            self._connecting.cancel()
-            await asyncio.wait([self._connecting])
+        await self._connect_no_more()
         links, self._links = self._links, set()
         for link in links:
             _end_calls(link)
@@ -437,37 +430,10 @@ class GrpcChannel(Channel):
     async def _ready(self) -> ClientLink:
         """A connection that takes a call now, made if there is none. Raises: NotSent."""
         while True:
-            link = self._link
-            if self._closed:
-                raise NotSent("the channel was closed")
-            if link is None or not link.usable:
-                link = await self._connected()
+            link = await self._connected()
             if link.connection.can_call:
                 return link
             await link.wait_for_room()
-
-    async def _connected(self) -> ClientLink:
-        if self._connecting is None:
-            self._connecting = asyncio.ensure_future(self._connect())
-            self._connecting.add_done_callback(self._on_connected)
-        connecting = self._connecting
-        await asyncio.wait([connecting])
-        if connecting.cancelled() or self._closed:
-            raise NotSent("the channel was closed")
-        error = connecting.exception()
-        if isinstance(error, ApiError):
-            raise NotSent(error.message) from error
-        link = connecting.result()
-        if link.closing:
-            raise NotSent(link.reason)
-        return link
-
-    def _on_connected(self, task: asyncio.Task[ClientLink]) -> None:
-        self._connecting = None
-        if not task.cancelled() and task.exception() is None:
-            self._link = task.result()
-            self._links = {one for one in self._links if not one.closed.done()}
-            self._links.add(self._link)
 
     async def _connect(self) -> ClientLink:
         address = self._address
@@ -515,11 +481,8 @@ def open_channel(url: str, options: ChannelOptions) -> GrpcChannel:
     if parse_url(url).tls:
         tls = options.tls or ChannelTls()
         name = tls.server_name
-        context = client_context(tls.trusted_ca_file, tls.cert_file, tls.key_file)
+        context = channel_context(tls)
         context.set_alpn_protocols(["h2"])
-        if tls.insecure_skip_verify:
-            context.check_hostname = False
-            context.verify_mode = ssl.CERT_NONE
     return GrpcChannel(url, context, server_name=name, options=options)
 
 

@@ -20,14 +20,14 @@ from revstore.api.errors import Code, message_too_large
 from revstore.errors import ApiError
 from revstore.interfaces.channel import (
     NO_METADATA,
-    Channel,
     ChannelOptions,
     ChannelStream,
     ChannelTls,
     NotSent,
 )
+from revstore.net.channels import LinkChannel
 from revstore.net.dial import dial
-from revstore.net.tls import client_context
+from revstore.net.tls import channel_context
 from revstore_tcp.addresses import parse_url
 from revstore_tcp.calls import DEADLINE_PASSED
 from revstore_tcp.framing import (
@@ -110,6 +110,11 @@ class ClientLink(Link):
     def usable(self) -> bool:
         """Whether a new call may go here."""
         return not self.closing and not self.draining and self._next < _STREAM_MAX
+
+    @property
+    def reason(self) -> str:
+        """Why calls fail here once it is over."""
+        return self.error.message
 
     def open(self, path: str, metadata: bytes, timeout_ms: int, message: bytes) -> int:
         """Send a unary call or the opening of a stream of answers; its number."""
@@ -329,7 +334,7 @@ class TcpClientStream(ChannelStream):
             future.set_result(None)
 
 
-class TcpChannel(Channel):
+class TcpChannel(LinkChannel[ClientLink]):
     """A channel to one server; an async context manager.
 
     ``keepalive_s`` 0 sends no pings. ``answer_bytes_max`` 0 takes answers of any size.
@@ -346,6 +351,7 @@ class TcpChannel(Channel):
         connect_timeout_s: float = HANDSHAKE_TIMEOUT_S,
         answer_bytes_max: int = 0,
     ) -> None:
+        super().__init__()
         self._address = parse_url(url)
         self._tls = tls
         self._server_name = server_name
@@ -353,20 +359,12 @@ class TcpChannel(Channel):
         self._keepalive_timeout_s = keepalive_timeout_s
         self._connect_timeout_s = connect_timeout_s
         self._answer_bytes_max = answer_bytes_max
-        self._link: ClientLink | None = None
-        self._links: set[ClientLink] = set()
-        self._connecting: asyncio.Task[ClientLink] | None = None
-        self._closed = False
 
     async def connect(self) -> None:
-        await self._ready()
+        await self._connected()
 
     async def close(self) -> None:
-        self._closed = True
-        connecting = self._connecting
-        if connecting is not None:
-            connecting.cancel()
-            await asyncio.wait([connecting])
+        await self._connect_no_more()
         for link in self._links:
             link.error = _unavailable("the channel was closed")
             link.abort()
@@ -395,7 +393,7 @@ class TcpChannel(Channel):
     ) -> TcpClientStream:
         """Open a stream of answers to one message. Raises: ApiError: no connection."""
         head = self._head(path, metadata)
-        link = await self._ready()
+        link = await self._connected()
         number = link.open(path, head, 0, message)
         stream = link.streams[number] = TcpClientStream(link, number)
         return stream
@@ -405,7 +403,7 @@ class TcpChannel(Channel):
     ) -> TcpClientStream:
         """Open a stream both ways. Raises: ApiError: no connection."""
         head = self._head(path, metadata)
-        link = await self._ready()
+        link = await self._connected()
         number = link.open_bare(path, head, 0)
         stream = link.streams[number] = TcpClientStream(link, number)
         return stream
@@ -415,7 +413,7 @@ class TcpChannel(Channel):
     ) -> bytes:
         link = self._link
         if link is None or not link.usable:
-            link = await self._ready()
+            link = await self._connected()
         slots = link.slots
         if slots is None:
             return await self._call(link, path, message, head, timeout_s)
@@ -431,7 +429,7 @@ class TcpChannel(Channel):
         timeout_s: float | None,
     ) -> bytes:
         if link.closing:
-            raise NotSent(link.error.message)
+            raise NotSent(link.reason)
         timeout_ms = 0
         if timeout_s is not None:
             timeout_ms = min(max(int(timeout_s * 1000), 1), _TIMEOUT_MS_MAX)
@@ -453,36 +451,6 @@ class TcpChannel(Channel):
             text = f"revstore: the metadata of a call is over {HEAD_BYTES_MAX} bytes"
             raise ApiError(Code.RESOURCE_EXHAUSTED, text)
         return head
-
-    async def _ready(self) -> ClientLink:
-        """The connection, made if there is none. Raises: NotSent."""
-        if self._closed:
-            raise NotSent("the channel was closed")
-        link = self._link
-        if link is not None and link.usable:
-            return link
-        if self._connecting is None:
-            self._connecting = asyncio.ensure_future(self._connect())
-            self._connecting.add_done_callback(self._connected)
-        connecting = self._connecting
-        await asyncio.wait([connecting])
-        if connecting.cancelled():
-            raise NotSent("the channel was closed")
-        error = connecting.exception()
-        if isinstance(error, ApiError):
-            raise NotSent(error.message) from error
-        link = connecting.result()
-        if link.closing:
-            raise NotSent(link.error.message)
-        return link
-
-    def _connected(self, task: asyncio.Task[ClientLink]) -> None:
-        self._connecting = None
-        if not task.cancelled() and task.exception() is None:
-            self._link = task.result()
-            # One that drains may still have calls of its own.
-            self._links = {one for one in self._links if not one.closed.done()}
-            self._links.add(self._link)
 
     async def _connect(self) -> ClientLink:
         loop = asyncio.get_running_loop()
@@ -532,10 +500,7 @@ def open_channel(url: str, options: ChannelOptions) -> TcpChannel:
     if parse_url(url).tls:
         tls = options.tls or ChannelTls()
         name = tls.server_name
-        context = client_context(tls.trusted_ca_file, tls.cert_file, tls.key_file)
-        if tls.insecure_skip_verify:
-            context.check_hostname = False
-            context.verify_mode = ssl.CERT_NONE
+        context = channel_context(tls)
     return TcpChannel(
         url,
         context,

@@ -19,6 +19,7 @@ from typing import Any
 
 from revstore import logs
 from revstore.errors import ConfigError
+from revstore.interfaces.channel import ChannelTls
 from revstore.interfaces.peers import PeerTls
 from revstore.interfaces.transport import TlsOptions
 
@@ -120,6 +121,19 @@ def client_context(
         context.load_default_certs()
     if cert_file:
         context.use(cert_file, key_file)
+    return context
+
+
+def channel_context(tls: ChannelTls) -> ssl.SSLContext:
+    """TLS of a client's channel.
+
+    Raises:
+        ConfigError: a file cannot be read or used; the message names it.
+    """
+    context = client_context(tls.trusted_ca_file, tls.cert_file, tls.key_file)
+    if tls.insecure_skip_verify:
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
     return context
 
 
