@@ -9,7 +9,7 @@ Rules of this file:
 
 from __future__ import annotations
 
-from revstore.interfaces.backend import Backend, Durability, WriteBatch
+from revstore.interfaces.backend import Backend, Durability, Pair, WriteBatch
 from revstore.mvcc.overlay import Overlay
 from revstore.mvcc.records import change_suffix
 from revstore.mvcc.state import STATE_KEY, StoreState, encode_state
@@ -51,8 +51,9 @@ class FlushJob:
         index = batch.keyspace(INDEX)
         index.deletes = overlay.index_deletes
         current = batch.keyspace(CURRENT)
-        changes: list[tuple[bytes, bytes, bytes]] = []
-        add_row, add_change = log.puts.append, changes.append
+        keys: list[bytes] = []
+        changes: list[Pair] = []
+        add_row, add_change, add_key = log.puts.append, changes.append, keys.append
         revision, main = 0, b""
         for event, pred in zip(overlay.events, overlay.preds, strict=True):
             if event.revision != revision:
@@ -64,18 +65,20 @@ class FlushJob:
             else:
                 row_end, change_end = _ends(sub, event.deleted)
             add_row((main + row_end, event.kv))
-            add_change((index_prefix(key) + main, pred + change_end, key))
-        changes.sort()
-        # Sorted index rows are sorted by key, so one sort serves both keyspaces. A key
-        # in ``records`` without a change is as in the layer below.
-        index.puts = [(row_key, change) for row_key, change, _ in changes]
+            add_change((index_prefix(key) + main, pred + change_end))
+            add_key(key)
+        # The changes of one key keep their order, so its index rows are sorted, too, and
+        # one sort serves both keyspaces. A key in ``records`` without a change is as in
+        # the layer below.
+        order = sorted(range(len(keys)), key=keys.__getitem__)
+        index.puts = [changes[position] for position in order]
+        changed = dict.fromkeys([keys[position] for position in order])
         records = overlay.records
-        for key in dict.fromkeys([key for _, _, key in changes]):
-            row = records[key]
-            if row is None:
-                current.deletes.append(key)
-            else:
-                current.puts.append((key, row))
+        current.puts = [
+            (key, row) for key in changed if (row := records[key]) is not None
+        ]
+        if len(current.puts) < len(changed):
+            current.deletes = [key for key in changed if records[key] is None]
         for name, rows in overlay.system.items():
             keyspace = batch.keyspace(name)
             for key, value in sorted(rows.items()):
