@@ -4,23 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 from urllib.parse import urlsplit
 
-import pytest
+from tests.transports.server_support import Maker
 
-from revstore.errors import ConfigError
 from revstore.interfaces.transport import (
     Method,
-    ServeOptions,
-    TlsOptions,
 )
 from revstore_conformance.transport import (
     PATIENCE_S,
-    table_of,
-    unary,
 )
 from revstore_tcp.framing import (
     MAGIC,
@@ -38,34 +33,16 @@ from revstore_tcp.messages import (
 )
 from revstore_tcp.transport import TcpServer, TcpTransport
 
-ECHO = unary("/t.S/Echo", lambda call, message: call.reply(message))
 LOCAL = "tcp://127.0.0.1:0"
 HELLO = MAGIC + frame(record(RecordType.HELLO, 0, write_hello(Hello(Role.CLIENT))))
-
-
-def run(test: Coroutine[Any, Any, None]) -> None:
-    """Run a test's coroutine with a bound on its time."""
-    asyncio.run(asyncio.wait_for(test, 3 * PATIENCE_S))
 
 
 @asynccontextmanager
 async def serving(*methods: Method, **options: Any) -> AsyncIterator[TcpServer]:
     """A server of these methods."""
-    chosen = {"urls": [LOCAL], **options}
-    table = table_of(*(methods or (ECHO,)))
-    server = await TcpTransport().serve_clients(table, ServeOptions(**chosen))
-    try:
+    async with Maker(TcpTransport, "tcp").serving(*methods, **options) as server:
+        assert isinstance(server, TcpServer)
         yield server
-    finally:
-        await server.drain(0)
-
-
-async def refusal(*urls: str, tls: TlsOptions | None = None) -> str:
-    """The message of the error that listening ends with."""
-    with pytest.raises(ConfigError) as caught:
-        async with serving(urls=urls, tls=tls):
-            pass
-    return str(caught.value)
 
 
 class Raw:

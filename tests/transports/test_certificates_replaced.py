@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 import pytest
 from tests.transports.certificates import Authority
-from tests.transports.grpc_support import Maker, run, tls_options
+from tests.transports.server_support import Maker, run, tls_options
 
 from revstore.errors import ConfigError
 from revstore.interfaces.peers import PeerTls

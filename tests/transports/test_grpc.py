@@ -11,17 +11,11 @@ from typing import Any
 
 import pytest
 from tests.client.fakes import VirtualLoop
-from tests.transports.grpc_support import (
-    ECHO,
-    get,
-    make_certificates,
-    port_of,
-    run,
-    tls_options,
-)
+from tests.transports.grpc_support import get, port_of
 from tests.transports.grpc_support import (
     serving_grpc as serving,
 )
+from tests.transports.server_support import ECHO, make_certificates, run, tls_options
 
 from revstore.errors import ApiError
 from revstore.hookspecs import NoOptions, TransportPlugin

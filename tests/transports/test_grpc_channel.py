@@ -7,12 +7,9 @@ from pathlib import Path
 
 import pytest
 from tests.transports.grpc_support import (
-    ECHO,
-    run,
-)
-from tests.transports.grpc_support import (
     serving_grpc as serving,
 )
+from tests.transports.server_support import ECHO, run
 
 from revstore.errors import ApiError, ConfigError
 from revstore.interfaces.channel import ChannelOptions, NotSent

@@ -7,15 +7,11 @@ import json
 from typing import Any
 
 import pytest
-from tests.transports.grpc_support import (
-    exchange,
-    get,
-    port_of,
-    run,
-)
+from tests.transports.grpc_support import exchange, get, port_of
 from tests.transports.grpc_support import (
     serving_grpc as serving,
 )
+from tests.transports.server_support import run
 
 from revstore.api import errors
 from revstore.errors import ApiError

@@ -7,13 +7,8 @@ import asyncio
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as some
-from tests.transports.tcp_support import (
-    ECHO,
-    HELLO,
-    raw,
-    run,
-    serving,
-)
+from tests.transports.server_support import ECHO, run
+from tests.transports.tcp_support import HELLO, raw, serving
 
 from revstore.errors import ApiError
 from revstore.interfaces.transport import (

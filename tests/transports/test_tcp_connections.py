@@ -3,34 +3,28 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 import ssl
 from pathlib import Path
-from typing import Any
 
 import pytest
-from tests.transports.certificates import Authority
-from tests.transports.tcp_support import (
+from tests.transports.server_support import (
     ECHO,
-    LOCAL,
-    raw,
-    refusal,
+    Maker,
+    make_certificates,
     run,
-    serving,
+    tls_options,
 )
+from tests.transports.tcp_support import raw, serving
 
 from revstore.errors import ApiError
 from revstore.hookspecs import NoOptions, TransportPlugin
 from revstore.interfaces.peers import peer_transport
 from revstore.interfaces.transport import (
     Call,
-    StreamHandler,
-    TlsOptions,
 )
 from revstore.net.tls import client_context
 from revstore_conformance.transport import (
     PATIENCE_S,
-    bidi,
     failure_of,
     unary,
     until,
@@ -51,84 +45,14 @@ from revstore_tcp.plugin import CAPABILITIES, revstore_register_transport
 from revstore_tcp.transport import TcpTransport
 
 
-def test_addresses_have_the_real_port() -> None:
-    """Port 0 picks a port, and several URLs are all served, etcd's spelling too."""
+def test_a_unix_socket_in_no_folder() -> None:
+    """A socket whose folder is not there is refused with the reason and the URL."""
 
     async def check() -> None:
-        async with serving(urls=[LOCAL, "http://localhost:0"]) as server:
-            first, second = server.addresses()
-            assert first.startswith("tcp://127.0.0.1:")
-            assert second.startswith("http://localhost:")
-            assert not first.endswith(":0")
-            for url in (first, second):
-                async with TcpChannel(url) as client:
-                    assert await client.unary("/t.S/Echo", b"x") == b"x"
-
-    run(check())
-
-
-def test_unix_socket(tmp_path: Path) -> None:
-    """A unix socket serves; one that is in use is refused, a left-over one is not."""
-    url = f"unix://{tmp_path}/socket"
-
-    async def check() -> None:
-        async with serving(urls=[url]) as server, TcpChannel(url) as client:
-            assert list(server.addresses()) == [url]
-            assert await client.unary("/t.S/Echo", b"x") == b"x"
-            assert "another server" in await refusal(url)
-        assert not (tmp_path / "socket").exists()
-        with socket.socket(socket.AF_UNIX) as left_over:
-            left_over.bind(f"{tmp_path}/left")
-        async with serving(urls=[f"unix://{tmp_path}/left"]):
-            pass
-
-    run(check())
-
-
-def test_port_in_use() -> None:
-    """A taken port is an error that names the address; nothing is shared in silence."""
-
-    async def check() -> None:
-        async with serving() as server:
-            url = server.addresses()[0]
-            assert url in await refusal(url)
-
-    run(check())
-
-
-@pytest.mark.parametrize(
-    ("url", "reason"),
-    [
-        ("127.0.0.1:2379", "scheme"),
-        ("ftp://127.0.0.1:2379", "scheme"),
-        ("tcp://127.0.0.1", "no port"),
-        ("tcp://:2379", "no host"),
-        ("tcp://127.0.0.1:99999", "Port"),
-        ("tcp://127.0.0.1:2379/path", "more than host and port"),
-        ("unix://", "no path"),
-        ("unix:///no/such/folder/socket", "No such file"),
-        ("tcp://no-such-host.invalid:2379", "no address"),
-        ("tcp://192.0.2.1:0", "not of this host"),
-        ("tcps://127.0.0.1:0", "certificate"),
-        ("https://127.0.0.1:0", "certificate"),
-    ],
-)
-def test_bad_urls(url: str, reason: str) -> None:
-    """A URL that cannot be listened on is refused with the reason and the URL."""
-
-    async def check() -> None:
-        message = await refusal(url)
-        assert reason in message
+        url = "unix:///no/such/folder/socket"
+        message = await Maker(TcpTransport, "tcp").refusal(url)
+        assert "No such file" in message
         assert url in message
-
-    run(check())
-
-
-def test_no_urls() -> None:
-    """A server without any URL is refused."""
-
-    async def check() -> None:
-        assert "at least one" in await refusal()
 
     run(check())
 
@@ -197,25 +121,6 @@ def test_drain_lets_a_running_call_end() -> None:
             calls[0].reply(bytes(3_000_000))
             assert len(await answer) == 3_000_000
             await draining
-
-    run(check())
-
-
-def test_drained_streams_get_etcds_error() -> None:
-    """A stream that the server ends tells the client that the server stopped."""
-
-    async def check() -> None:
-        async with (
-            serving(bidi("/t.S/In", lambda _: StreamHandler())) as server,
-            TcpChannel(server.addresses()[0]) as client,
-        ):
-            stream = await client.bidi_stream("/t.S/In")
-            await stream.send(b"x")
-            waiting = asyncio.create_task(failure_of(stream.receive()))
-            links = server._serving.links
-            await until(lambda: any(link.calls for link in links), "the stream")
-            await server.drain(PATIENCE_S)
-            assert await waiting == ApiError(14, "etcdserver: server stopped")
 
     run(check())
 
@@ -296,35 +201,22 @@ def test_plugin_registers_and_makes() -> None:
 
 
 @pytest.fixture(scope="module")
-def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
-    """A CA with a server certificate for this host and one of a client named ann."""
-    found = Authority(tmp_path_factory.mktemp("certificates"))
-    found.sign("server", "server", "DNS:localhost,IP:127.0.0.1")
-    found.sign("client", "ann")
-    return found
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Certificates of a server and of a client named ann."""
+    return make_certificates(tmp_path_factory.mktemp("certificates"))
 
 
-def tls_options(authority: Authority, **changes: Any) -> TlsOptions:
-    """TLS with these certificates."""
-    found: dict[str, Any] = {
-        "cert_file": authority.path("server.crt"),
-        "key_file": authority.path("server.key"),
-        **changes,
-    }
-    return TlsOptions(**found)
-
-
-def test_tls(authority: Authority) -> None:
+def test_tls(certificates: Path) -> None:
     """A client that trusts the CA is served over TLS, long messages too; one that does
     not is UNAVAILABLE."""
 
     async def check() -> None:
         async with serving(
-            urls=["tcps://127.0.0.1:0"], tls=tls_options(authority)
+            urls=["tcps://127.0.0.1:0"], tls=tls_options(certificates)
         ) as server:
             url = server.addresses()[0]
             assert url.startswith("tcps://127.0.0.1:")
-            context = client_context(authority.path("ca.crt"))
+            context = client_context(str(certificates / "ca.crt"))
             async with TcpChannel(url, context) as client:
                 assert await client.unary("/t.S/Echo", bytes(900_000)) == bytes(900_000)
             async with TcpChannel(url, ssl.create_default_context()) as client:
@@ -334,7 +226,7 @@ def test_tls(authority: Authority) -> None:
     run(check())
 
 
-def test_client_certificates(authority: Authority) -> None:
+def test_client_certificates(certificates: Path) -> None:
     """With a trusted CA only clients with a certificate are served, and the service
     sees the name in it."""
     seen: list[str] = []
@@ -344,13 +236,13 @@ def test_client_certificates(authority: Authority) -> None:
         call.reply(b"")
 
     async def check() -> None:
-        ca = authority.path("ca.crt")
-        tls = tls_options(authority, trusted_ca_file=ca, client_cert_auth=True)
+        ca = str(certificates / "ca.crt")
+        tls = tls_options(certificates, trusted_ca_file=ca, client_cert_auth=True)
         method = unary("/t.S/Note", note)
         async with serving(method, urls=["https://127.0.0.1:0"], tls=tls) as server:
             url = server.addresses()[0]
             context = client_context(
-                ca, authority.path("client.crt"), authority.path("client.key")
+                ca, str(certificates / "client.crt"), str(certificates / "client.key")
             )
             async with TcpChannel(url, context) as client:
                 await client.unary("/t.S/Note", b"")
@@ -358,34 +250,5 @@ def test_client_certificates(authority: Authority) -> None:
                 error = await failure_of(client.unary("/t.S/Note", b""))
                 assert error.code == 14
         assert seen == ["ann"]
-
-    run(check())
-
-
-@pytest.mark.parametrize(
-    ("changes", "reason"),
-    [
-        ({"cert_file": "none.crt"}, "none.crt"),
-        ({"key_file": "none.key"}, "none.key"),
-        ({"key_file": "ca.key"}, "cannot be used together"),
-        ({"trusted_ca_file": "none.crt"}, "none.crt"),
-        ({"trusted_ca_file": "ca.key"}, "holds no certificate"),
-        ({"client_cert_auth": True}, "no trusted CA file"),
-    ],
-)
-def test_bad_certificates(
-    authority: Authority, changes: dict[str, Any], reason: str
-) -> None:
-    """Files that cannot be used are named before anything listens."""
-    paths = {
-        name: authority.path(value) if isinstance(value, str) else value
-        for name, value in changes.items()
-    }
-
-    async def check() -> None:
-        message = await refusal(
-            "tcps://127.0.0.1:0", tls=tls_options(authority, **paths)
-        )
-        assert reason in message
 
     run(check())
