@@ -1,4 +1,4 @@
-"""What is particular to members over TCP: certificates, hostile and silent members,
+"""What is particular to members over TCP: hostile and silent members,
 sockets that nobody reads. What the contract says is in ``tests/conformance``."""
 
 from __future__ import annotations
@@ -15,8 +15,7 @@ from urllib.parse import urlsplit
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as some
-from tests.transports.certificates import Authority
-from tests.transports.peers_support import member_certificates, run_members, tls_of
+from tests.transports.peers_support import run_members
 
 from revstore.errors import ConfigError, TransportError
 from revstore.interfaces.peers import Lane, LaneLimits, PeerOptions
@@ -479,134 +478,6 @@ def test_bad_options() -> None:
         assert one.peers.send(2, Lane.CONTROL, b"x") is False
 
     run(check)
-
-
-@pytest.fixture(scope="module")
-def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
-    """A CA with a certificate for this host, one for another, and one by name only."""
-    return member_certificates(tmp_path_factory.mktemp("certificates"))
-
-
-def test_mutual_tls(authority: Authority) -> None:
-    """Members with certificates for their addresses talk over TLS, streams too."""
-
-    async def check(cluster: Cluster) -> None:
-        one, two = await cluster.pair(tls=tls_of(authority, "here"))
-        assert one.peers.addresses()[0].startswith("tcps://")
-        await cluster.reach(one, two)
-        await cluster.reach(two, one)
-        writer = await one.peers.open_stream(2, b"meta")
-        await cluster.until(lambda: bool(two.streams), "the stream")
-        (stream,) = two.streams
-        for _ in range(3):
-            await writer.write(bytes(200_000))
-        finishing = asyncio.ensure_future(writer.finish())
-        assert sum([len(chunk) async for chunk in stream.chunks()]) == 600_000
-        stream.accept()
-        await finishing
-
-    run(check, "tcps://127.0.0.1:0")
-
-
-def test_allowed_names(authority: Authority) -> None:
-    """With an allow list the name counts and not the address; a name that is not on it
-    is refused on either side."""
-
-    async def check(cluster: Cluster) -> None:
-        named = tls_of(authority, "named", "member-by-name")
-        one, two = await cluster.pair(tls=named)
-        await cluster.reach(one, two)
-        stranger = await cluster.start(
-            3, tls=tls_of(authority, "here", "member", "member-by-name")
-        )
-        with captured_logs() as lines:
-            stranger.peers.set_peer(1, one.peers.addresses())
-            await cluster.until(lambda: bool(stranger.refused), "the refusal")
-            assert "not valid for an allowed name" in stranger.refused[0][1]
-            assert said(lines, "refused a member", "allowed name")
-            one.peers.set_peer(3, stranger.peers.addresses())
-            await cluster.until(
-                lambda: said(lines, "member cannot be reached", "allowed names"),
-                "the caller's refusal",
-            )
-        await cluster.reach(one, two)
-
-    run(check, "tcps://127.0.0.1:0")
-
-
-def test_a_question_to_a_member_of_another_name(authority: Authority) -> None:
-    """P-15: with an allow list, who asks takes no answer from a name that is not on
-    it."""
-
-    async def check(cluster: Cluster) -> None:
-        one = await cluster.start(1, tls=tls_of(authority, "here", "member"))
-        url, ask = one.peers.addresses()[0], cluster.transport.ask
-        good = tls_of(authority, "here", "member")
-        assert await ask(url, b"who?", good, PATIENCE_S) == b"1 heard who?"
-        wrong = tls_of(authority, "here", "member-by-name")
-        with pytest.raises(TransportError, match="none of the allowed names"):
-            await ask(url, b"who?", wrong, PATIENCE_S)
-
-    run(check, "tcps://127.0.0.1:0")
-
-
-def test_a_certificate_for_another_address(authority: Authority) -> None:
-    """Without an allow list a certificate must be valid for the member's address."""
-
-    async def check(cluster: Cluster) -> None:
-        one = await cluster.start(1, tls=tls_of(authority, "here"))
-        stranger = await cluster.start(2, tls=tls_of(authority, "elsewhere"))
-        with captured_logs() as lines:
-            stranger.peers.set_peer(1, one.peers.addresses())
-            await cluster.until(lambda: bool(stranger.refused), "the refusal")
-            assert "not valid for its address" in stranger.refused[0][1]
-            one.peers.set_peer(2, stranger.peers.addresses())
-            await cluster.until(
-                lambda: said(lines, "member cannot be reached", "IP address mismatch"),
-                "the caller's refusal",
-            )
-        assert not one.messages
-        assert not stranger.messages
-
-    run(check, "tcps://127.0.0.1:0")
-
-
-def test_a_caller_without_a_certificate(authority: Authority, tmp_path: Path) -> None:
-    """A caller that no trusted CA signed for is refused with a log line, and others
-    stay."""
-    foreign = Authority(tmp_path)
-    foreign.sign("here", "member", "IP:127.0.0.1")
-
-    async def check(cluster: Cluster) -> None:
-        one, two = await cluster.pair(tls=tls_of(authority, "here"))
-        await cluster.reach(one, two)
-        tls = tls_of(foreign, "here", trusted_ca_file=authority.path("ca.crt"))
-        stranger = await cluster.start(3, tls=tls)
-        with captured_logs() as lines:
-            stranger.peers.set_peer(1, one.peers.addresses())
-            await cluster.until(
-                lambda: said(lines, "connection refused", "CERTIFICATE_VERIFY_FAILED"),
-                "the log line",
-            )
-        await cluster.reach(one, two)
-        assert not one.messages
-
-    run(check, "tcps://127.0.0.1:0")
-
-
-def test_bad_certificates(authority: Authority) -> None:
-    """Files that cannot be used are named before anything listens."""
-
-    async def check(cluster: Cluster) -> None:
-        for changes, reason in (
-            ({"cert_file": "none.crt"}, "none.crt"),
-            ({"key_file": authority.path("ca.key")}, "cannot be used together"),
-            ({"trusted_ca_file": ""}, "name the trusted CA"),
-        ):
-            with pytest.raises(ConfigError, match=reason):
-                await cluster.start(1, tls=tls_of(authority, "here", **changes))
-
-    run(check, "tcps://127.0.0.1:0")
 
 
 @pytest.mark.parametrize(
