@@ -407,7 +407,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "transfer-drops-entries",
         "Whoever leadership is handed to is elected whatever its log.",
         _transfer_drops_entries,
-        seeds=(6,),
+        seeds=(12,),
     ),
     Mutant(
         "commits-older-terms",
@@ -439,7 +439,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "reads-before-first-commit",
         "A leader serves reads before it has committed in its term.",
         _reads_before_first_commit,
-        seeds=(90,),
+        seeds=(30,),
     ),
     Mutant(
         "stale-leader-reads",
