@@ -171,7 +171,14 @@ class EmbeddedStore(Closing):
             ApiError: a key is given twice, or the pairs exceed a limit.
             StorageError: the disk failed.
         """
-        items = [(to_bytes(key), to_bytes(value, "value"), 0) for key, value in pairs]
+        items = [
+            (
+                key if type(key) is bytes else to_bytes(key),
+                value if type(value) is bytes else to_bytes(value, "value"),
+                0,
+            )
+            for key, value in pairs
+        ]
         check_puts(items, self._shell.replica.max_txn_ops)
         request = PlainPuts(items)
         return self._shell.commit(Tag.TXN, request.payload, request).revision
