@@ -93,6 +93,7 @@ def test_port_in_use(maker: Maker) -> None:
         ("{}://127.0.0.1:99999", "Port"),
         ("{}://127.0.0.1:2379/path", "more than host and port"),
         ("unix://", "no path"),
+        ("{}://no..name:2379", "label"),
         ("{}://no-such-host.invalid:2379", "no address"),
         ("{}://192.0.2.1:0", "not of this host"),
         ("{}s://127.0.0.1:0", "certificate"),

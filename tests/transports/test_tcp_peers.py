@@ -248,6 +248,29 @@ def test_a_wrong_answer_is_not_trusted(welcome: Welcome) -> None:
     run(check)
 
 
+def test_an_attempt_that_ends_in_an_unexpected_way(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """P-06: whatever an attempt raises, it is in the log and there is another."""
+    raised: list[int] = []
+
+    async def broken(*_: object) -> None:
+        raised.append(1)
+        raise RuntimeError("nobody expects this")
+
+    async def check(cluster: Cluster) -> None:
+        one, two = await cluster.start(1), await cluster.start(2)
+        with captured_logs() as lines, monkeypatch.context() as patch:
+            patch.setattr("revstore_tcp.outbound.dial", broken)
+            one.peers.set_peer(2, two.peers.addresses())
+            await cluster.until(lambda: len(raised) > 4, "another attempt")
+        assert said(lines, "a connection to a member raised", "")
+        two.peers.set_peer(1, one.peers.addresses())
+        await cluster.reach(one, two)
+
+    run(check)
+
+
 def test_being_refused_slows_the_attempts_down() -> None:
     """After a refusal the pauses are the longest, and the node is told."""
 

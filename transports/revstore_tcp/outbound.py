@@ -239,10 +239,8 @@ class PeerLane(LaneStates[OutboundLink]):
             try:
                 async with asyncio.timeout(self.peer.owner.options.connect_timeout_s):
                     link = await self._dial(address)
-            except (OSError, TransportError) as failure:
-                error = failure
-                if isinstance(failure, TimeoutError) and not str(failure):
-                    error = TransportError("no answer in time")
+            except Exception as failure:
+                error = self._why(failure)
                 continue
             if link.closing:
                 error = TransportError("the connection was closed at once")

@@ -46,6 +46,8 @@ def parse_url(
     try:
         parts = urlsplit(url)
         host, port = parts.hostname, parts.port
+        # As the resolver does; where it is asked, the error would have no URL.
+        (host or "").encode("idna")
     except ValueError as error:
         raise ConfigError(f"{what} {url!r}: {error}; {forms}") from error
     scheme = parts.scheme

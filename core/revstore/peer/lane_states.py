@@ -218,6 +218,14 @@ class LaneStates(ABC, Generic[LinkT]):
         link, self.link = self.link, None
         return self._drop(link, reason)
 
+    def _why(self, failure: Exception) -> Exception:
+        """What is said of an attempt that failed."""
+        if isinstance(failure, TimeoutError) and not str(failure):
+            return TransportError("no answer in time")
+        if not isinstance(failure, (OSError, TransportError)):
+            _log.exception("a connection to a member raised")
+        return failure
+
     def _settle(self) -> None:
         settled, self._settled = self._settled, None
         if settled is not None and not settled.done():

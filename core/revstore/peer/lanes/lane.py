@@ -14,7 +14,6 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
-from revstore import logs
 from revstore.errors import TransportError
 from revstore.interfaces.peers import Lane, LaneLimits, OutgoingStream
 from revstore.peer.lane_states import LaneStates, State
@@ -30,8 +29,6 @@ from revstore.peer.lanes.wire import (
 
 if TYPE_CHECKING:
     from revstore.peer.lanes.owner import Peer
-
-_log = logs.get(__name__)
 
 
 class LaneLink(Protocol):
@@ -171,13 +168,8 @@ class PeerLane(LaneStates[LaneLink]):
                     await link.open(address)
                 self._become_open(link)
                 await link.read_in()
-            except (OSError, TransportError) as failure:
-                error = failure
-                if isinstance(failure, TimeoutError) and not str(failure):
-                    error = TransportError("no answer in time")
             except Exception as failure:
-                _log.exception("a connection to a member raised")
-                error = failure
+                error = self._why(failure)
             finally:
                 link.close(str(error))
             if self.link is link:
