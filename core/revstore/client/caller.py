@@ -101,6 +101,8 @@ class Caller:
         attempts = token_count = 0
         maybe_done = False
         while True:
+            if self.tokens.missing:
+                await self._first_token(deadline)
             url = await self.pool.pick(avoid, deadline)
             try:
                 return await self._once(url, path, message, options, deadline)
@@ -136,8 +138,6 @@ class Caller:
         options: CallOptions,
         deadline: float | None,
     ) -> bytes:
-        if self.tokens.missing:
-            await self._first_token(deadline)
         left = None
         if deadline is not None:
             # In whole milliseconds: a transport can remember the headers of a call, and
@@ -194,6 +194,8 @@ class Caller:
         """
         deadline = self.deadline(options.timeout_s)
         message = request.SerializeToString()
+        if self.tokens.missing:
+            await self._first_token(deadline)
         for attempt in range(NEW_TOKENS_MAX):
             try:
                 body = await self._once(url, method.path, message, options, deadline)
@@ -227,10 +229,10 @@ class Caller:
         self, path: str, message: bytes | None, options: CallOptions, url: str
     ) -> OpenStream:
         deadline = self.deadline(options.timeout_s)
-        if not url:
-            url = await self.pool.pick((), deadline)
         if self.tokens.missing:
             await self._first_token(deadline)
+        if not url:
+            url = await self.pool.pick((), deadline)
         token = self.tokens.token
         channel = self.pool.channel(url)
         metadata = self.metadata(options)
