@@ -391,7 +391,7 @@ class Replica(ReplicaFacts):
             self._commit = ready.committed[-1].index
 
     def _send(self, messages: Sequence[Message]) -> None:
-        if messages and self.send is not None:
+        if self.send is not None:
             self.send(messages)
 
     def _append(self, persist: Persist) -> None:

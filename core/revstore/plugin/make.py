@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
+from revstore.durable import sync_directory
 from revstore.errors import PluginError, RevstoreError, StorageError
 from revstore.hookspecs import Plugin
 from revstore.plugin.sources import IN_PROCESS, OWN_DISTRIBUTION
@@ -76,17 +76,8 @@ def make_directory(path: Path) -> None:
     try:
         for folder in reversed(missing):
             folder.mkdir(mode=0o700, exist_ok=True)
-            _sync_directory(folder.parent)
+            sync_directory(folder.parent)
         if not path.is_dir():
             raise NotADirectoryError(f"{path} is not a directory")
     except OSError as exc:
         raise StorageError(f"the directory {path} cannot be made: {exc}") from exc
-
-
-def _sync_directory(path: Path) -> None:
-    """A new name is safe from power loss only when its directory is synced."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
