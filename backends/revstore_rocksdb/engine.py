@@ -38,7 +38,7 @@ LOGS_MAX = 4
 FAMILY = "default"
 BLOCK_BYTES = 4 * 1024
 """About what an entry of the cache has."""
-METADATA_BLOCK_BYTES = 8 * 1024
+METADATA_BLOCK_BYTES = 64 * 1024
 """Size of a part of an index or a filter."""
 MEMORY_FILTER_SHARE = 0.03
 """Size of the filter of a table in memory, as a share of the table: some 30 bits a row."""
