@@ -295,6 +295,17 @@ def test_flushes_are_asked_for(harness: Harness) -> None:
     store.close()
 
 
+def test_bookkeeping_counts_for_overload_only(harness: Harness) -> None:
+    """A flush is due by bytes of rows; overloaded means all that is held in memory."""
+    options = StoreOptions(flush_bytes=1000, overlay_bytes_max=1000)
+    store = Store(harness.backend, options)
+    for _ in range(5):
+        put(store, b"a")
+    assert not store.needs_flush(0.0)
+    assert store.overloaded()
+    store.close()
+
+
 def test_durable_means_synced(make_backend: Callable[[], Backend]) -> None:
     """The durable index follows synced flushes only, and only engines that keep data."""
     backend = make_backend()

@@ -42,12 +42,16 @@ from revstore.mvcc.tables import (
 from revstore.mvcc.write import WriteTxn
 from revstore.types import Event
 
+_EVENT_BYTES = 200
+"""What an overlay holds for each change beside its rows, roughly."""
+
 
 class StoreOptions(msgspec.Struct, frozen=True):
     """Sizes and times of the store; the defaults keep memory in tens of megabytes."""
 
-    flush_bytes: int = 16 << 20
-    """An overlay of this size is due to be flushed."""
+    flush_bytes: int = 8 << 20
+    """An overlay with rows of this size is due to be flushed. While it is, the engine may
+    hold several times as much."""
     flush_events: int = 50_000
     """An overlay with this many changes is due to be flushed."""
     flush_interval_s: float = 1.0
@@ -55,7 +59,8 @@ class StoreOptions(msgspec.Struct, frozen=True):
     many small ones: of changes to random keys each touches a page of its own, once a
     flush. A crash replays what was not flushed from the log."""
     overlay_bytes_max: int = 64 << 20
-    """With this much waiting to be flushed the store is overloaded."""
+    """With this much waiting to be flushed, bookkeeping included, the store is
+    overloaded."""
     overlay_events_max: int = 200_000
     compaction_batch_limit: int = 1000
     """Rows of the log that one compaction step looks at."""
@@ -412,6 +417,7 @@ class Store:
             size += flushing.size
             events += len(flushing.events)
         options = self._options
+        size += events * _EVENT_BYTES
         return size >= options.overlay_bytes_max or events >= options.overlay_events_max
 
     def begin_flush(self, sync: bool = False) -> FlushJob | None:

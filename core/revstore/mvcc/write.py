@@ -40,8 +40,6 @@ from revstore.types import Event
 if TYPE_CHECKING:
     from revstore.mvcc.store import Store
 
-_EVENT_COST = 200
-"""Bytes of bookkeeping per change, for the overlay's size."""
 _PREV_BYTES_MAX = 1 << 20
 """A range delete keeps at most this many bytes of replaced rows in its events."""
 _DELETE_PAGE_BYTES = 1 << 20
@@ -179,7 +177,7 @@ class WriteTxn:
                 Event(revision, len(events) - self._start, key, row, False, prev)
             )
             overlay.preds.append(pred)
-            overlay.size += len(row) + _EVENT_COST
+            overlay.size += len(row)
             before.append(prev)
         if items:
             self.changed = True
@@ -271,7 +269,7 @@ class WriteTxn:
             prev = row if keep else None
             overlay.events.append(Event(self.revision, sub, key, tombstone, True, prev))
             overlay.preds.append(pred)
-            overlay.size += len(tombstone) + _EVENT_COST
+            overlay.size += len(tombstone)
         self._deletes = self.changed = True
         if removed is not None:
             removed += rows
