@@ -65,6 +65,7 @@ class CrowdedReplica:
         self._crowd = crowd
         self._queued = min(crowd, 1)
         self.batches: list[int] = []
+        self.unsettled = False
 
     @property
     def queued(self) -> int:
@@ -73,7 +74,7 @@ class CrowdedReplica:
         self._queued = min(self._crowd, found + 1)
         return found
 
-    def pump(self) -> None:
+    def pump(self, *, settle: bool) -> None:
         """Note what the batch would have."""
         self.batches.append(self._queued)
 

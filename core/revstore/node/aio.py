@@ -225,7 +225,10 @@ class AsyncNode:
     def _pump_now(self) -> None:
         # First the flags: what becomes durable from here on wakes again.
         self._woken = self._pump_scheduled = False
-        self.replica.pump()
+        # What applying has made necessary can wait until the answers have left.
+        self.replica.pump(settle=False)
+        if self.replica.unsettled:
+            self._loop.call_soon(self.replica.settle)
 
     def schedule(self, work: Callable[[], None], delay_s: float = 0.0) -> None:
         """See ``Shell``."""

@@ -167,6 +167,8 @@ class Replica(ReplicaFacts):
         self._answers: list[tuple[Proposal, ApplyResult | ApiError]] = []
         self._when_idle: list[Callable[[], None]] = []
         self._pumping = False
+        self.unsettled = False
+        """Whether entries were applied that consensus was not told of."""
         self._make_helpers(parts.inbox, request_id_seed)
         self.members_changed()
 
@@ -302,18 +304,38 @@ class Replica(ReplicaFacts):
 
     # ----- the machine
 
-    def pump(self) -> None:
-        """Do everything that can be done now. Called by the shell, on the loop."""
+    def pump(self, *, settle: bool = True) -> None:
+        """Do everything that can be done now. Called by the shell, on the loop.
+
+        Without ``settle`` the shell calls that soon, when the answers have left.
+        """
         if self._pumping or self.stopped:
             return
         self._pumping = True
         try:
+            self._settle()
             self._pump()
+            if settle:
+                self._settle()
         except Exception as exc:
             # Whatever it was, an entry may be half handled: going on could skip it.
             self.fail(exc)
         finally:
             self._pumping = False
+
+    def settle(self) -> None:
+        """Start what applied entries made necessary, if ``pump`` has not."""
+        if self.unsettled and not self.stopped:
+            try:
+                self._settle()
+            except Exception as exc:
+                self.fail(exc)
+
+    def _settle(self) -> None:
+        if self.unsettled:
+            self.unsettled = False
+            self.consensus.applied(self._applied)
+            self.housekeeping.after_apply()
 
     def _pump(self) -> None:
         consensus = self.consensus
@@ -493,9 +515,8 @@ class Replica(ReplicaFacts):
             if self._answers:
                 self._answer()
         if count:
-            self.consensus.applied(self._applied)
+            self.unsettled = True
             self.hub.notify(store.drain_events())
-            self.housekeeping.after_apply()
         if to_apply and not store.overloaded():
             self.shell.request_pump()
 
