@@ -284,15 +284,15 @@ class RaftLog:
 
     def next_committed(self, allow_unstable: bool) -> tuple[Entry, ...]:
         """Entries to be applied now; handed out by ``accept_applying``."""
-        if self.applying >= self.committed or not self.has_next_committed(
-            allow_unstable
-        ):
+        if self.applying >= self.committed or self.applying_paused:
             return ()
-        upper = self.appliable_index(allow_unstable) + 1
+        upper = self.appliable_index(allow_unstable)
+        if self.applying >= upper or self.unstable.snapshot is not None:
+            return ()
         room = self.applying_bytes_max
         if room < NO_LIMIT:
             room -= self.applying_bytes
-        out = self.slice(self.applying + 1, upper, room)
+        out = self.slice(self.applying + 1, upper + 1, room)
         if out is None:
             raise InvariantViolation(
                 f"entry {self.applying + 1} was compacted before it was applied"

@@ -293,11 +293,14 @@ class RaftConsensus(Consensus):
         self, output: Output, after: list[Message]
     ) -> tuple[Persist | None, tuple[Message, ...]]:
         """The batch to persist, and the messages that wait for it (rules 1 to 4)."""
+        changes_storage = output.must_sync or output.snapshot is not None
+        if not changes_storage and not output.after_append and not after:
+            return None, ()
         id = self._raft.id
         own: list[Message] = []
         for message in output.after_append:
             (own if message.to == id else after).append(message)
-        if output.must_sync or output.snapshot is not None:
+        if changes_storage:
             self._sequence += 1
             state = self._outlet.hard_state
             changed = None if state == self._saved else state

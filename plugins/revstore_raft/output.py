@@ -82,21 +82,34 @@ class Outlet:
         raft = self._raft
         log = raft.log
         unstable = log.unstable
-        promised = self._changed_promise()
-        entries = unstable.next_entries()
-        snapshot = unstable.next_snapshot()
+        old = self.hard_state
+        promised = old.term != raft.term or old.vote != raft.vote
+        soft = hard = done = snapshot = None
+        if self._soft_state.leader != raft.leader or (
+            self._soft_state.role is not raft.role
+        ):
+            soft = self._soft_state = raft.soft_state()
+        if promised or old.commit != log.committed:
+            hard = self.hard_state = raft.hard_state()
+            _must_not_regress(old, hard)
+        entries: tuple[Entry, ...] = ()
+        if unstable.entries or unstable.snapshot is not None:
+            entries = unstable.next_entries()
+            snapshot = unstable.next_snapshot()
+            done = self._append_done(snapshot)
+            unstable.accept()
         committed = log.next_committed(self._allow_unstable)
         bounded = committed and log.applying_bytes_max < NO_LIMIT
         output = Output(
-            self._changed_soft_state(),
-            self._changed_hard_state(),
+            soft,
+            hard,
             entries,
             snapshot,
             committed,
             entries_size(committed) if bounded else 0,
             raft.messages,
             raft.after_append,
-            self._append_done(snapshot),
+            done,
             raft.read_states,
             promised or bool(entries),
         )
@@ -104,32 +117,11 @@ class Outlet:
         raft.after_append = []
         if output.read_states:
             raft.read_states = []
-        unstable.accept()
         if committed:
             log.accept_applying(
                 committed[-1].index, output.committed_bytes, self._allow_unstable
             )
         return output
-
-    def _changed_promise(self) -> bool:
-        """Whether term or vote differ from what was taken last."""
-        raft, old = self._raft, self.hard_state
-        return old.term != raft.term or old.vote != raft.vote
-
-    def _changed_soft_state(self) -> SoftState | None:
-        raft, old = self._raft, self._soft_state
-        if old.leader == raft.leader and old.role is raft.role:
-            return None
-        self._soft_state = raft.soft_state()
-        return self._soft_state
-
-    def _changed_hard_state(self) -> HardState | None:
-        raft, old = self._raft, self.hard_state
-        if old.commit == raft.log.committed and not self._changed_promise():
-            return None
-        new = self.hard_state = raft.hard_state()
-        _must_not_regress(old, new)
-        return new
 
     def _append_done(self, snapshot: Snapshot | None) -> Message | None:
         raft = self._raft
