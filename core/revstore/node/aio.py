@@ -16,6 +16,7 @@ from typing import TypeVar
 
 from revstore import logs
 from revstore.errors import ApiError, CorruptionError, Unavailable
+from revstore.node.awaiting import Awaiting
 from revstore.node.bootstrap import (
     Member,
     announce,
@@ -62,6 +63,7 @@ class AsyncNode:
         self._no_works = asyncio.Event()
         self._no_works.set()
         self._pump_scheduled = False
+        self._awaiting = Awaiting(loop)
         self._last_batch = 0
         """How many proposals the batch had that was gathered last."""
         self._woken = False
@@ -177,6 +179,7 @@ class AsyncNode:
         if not self._pump_scheduled:
             self._pump_scheduled = True
             self._loop.call_soon(self._pump)
+            self._awaiting.next_came()
 
     def _pump(self) -> None:
         if self._last_batch > 1:
@@ -229,6 +232,8 @@ class AsyncNode:
         self.replica.pump(settle=False)
         if self.replica.unsettled:
             self._loop.call_soon(self.replica.settle)
+            if self.replica.appends.synced_on_loop:
+                self._awaiting.answered()
 
     def schedule(self, work: Callable[[], None], delay_s: float = 0.0) -> None:
         """See ``Shell``."""

@@ -39,6 +39,8 @@ class Appends:
         """Whether the log may ever sync on the loop (rule 2); set by whoever serves."""
         self.news = False
         """Whether ``durable`` has more to say than when it was asked last."""
+        self.synced_on_loop = False
+        """Whether the last batch was."""
         self._appended = 0
         self._durable = 0
         self._error: StorageError | None = None
@@ -80,6 +82,7 @@ class Appends:
             and len(persist.entries) == 1
             and self._shell.clock.now() >= self._off_loop_until
         )
+        self.synced_on_loop = on_loop
         self._appended = persist.sequence
         on_durable = self._on_durable(persist.sequence)
         if on_loop:
