@@ -17,6 +17,8 @@ CAPABILITIES = BackendCapabilities(
     persistent=True,
     checkpoint=True,
     verify=True,
+    # A page that holds several of a flush's random keys is written once for them all.
+    flush_bytes=16 << 20,
     compact=False,
 )
 

@@ -60,6 +60,9 @@ class BackendCapabilities(msgspec.Struct, frozen=True):
     persistent: bool
     """Whether data is there after close and open."""
     value_bytes_max: int = 64 * 1024 * 1024
+    flush_bytes: int = 8 << 20
+    """How many bytes of rows the engine takes best at once: more of them cost less each
+    and more memory together."""
     checkpoint: bool = False
     """Whether ``checkpoint`` is supported."""
     verify: bool = False

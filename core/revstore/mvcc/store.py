@@ -49,9 +49,10 @@ _EVENT_BYTES = 200
 class StoreOptions(msgspec.Struct, frozen=True):
     """Sizes and times of the store; the defaults keep memory in tens of megabytes."""
 
-    flush_bytes: int = 8 << 20
-    """An overlay with rows of this size is due to be flushed. While it is, the engine may
-    hold several times as much."""
+    flush_bytes: int = 0
+    """An overlay with rows of this size is due to be flushed; 0: what the backend says
+    (``BackendCapabilities.flush_bytes``). While it is, the engine may hold several times
+    as much."""
     flush_events: int = 50_000
     """An overlay with this many changes is due to be flushed."""
     flush_interval_s: float = 1.0
@@ -82,6 +83,7 @@ class Store:
         """
         self._backend = backend
         self._options = options = options or StoreOptions()
+        self._flush_bytes = options.flush_bytes or backend.capabilities.flush_bytes
         self._level = min(Durability.SYNC, backend.capabilities.durability_max)
         self._closed = False
         self._suspended = False
@@ -404,7 +406,7 @@ class Store:
         return (
             self._compactor.wants_flush()
             or len(overlay.events) >= self._options.flush_events
-            or overlay.size >= self._options.flush_bytes
+            or overlay.size >= self._flush_bytes
             or now - self._dirty_since >= self._options.flush_interval_s
         )
 
