@@ -24,10 +24,11 @@ from revstore.node.bootstrap import (
     is_announced,
     open_member,
 )
+from revstore.node.crowd import Crowd
 from revstore.node.datadir import wal_directory
 from revstore.node.joining import ask_cluster
 from revstore.node.peering import Peering, PeerSettings
-from revstore.node.replica import Replica
+from revstore.node.replica import BATCH_ENOUGH, Replica
 from revstore.node.settings import MemberSettings
 from revstore.plugin.manager import PluginManager
 
@@ -39,6 +40,10 @@ PATIENCE_TURNS = 4
 """So many turns of the loop without a new proposal end the gathering of a batch."""
 GATHER_S = 0.004
 """The longest time to gather a batch."""
+PATIENCE_S = 0.001
+"""Where calls come one by one, so much time without a new proposal ends it."""
+GATHER_SINGLY_S = 0.03
+"""The longest time to gather a batch there."""
 
 
 class LoopClock:
@@ -64,12 +69,16 @@ class AsyncNode:
         self._no_works.set()
         self._pump_scheduled = False
         self._awaiting = Awaiting(loop)
+        self._crowd = Crowd()
         self._last_batch = 0
         """How many proposals the batch had that was gathered last."""
         self._woken = False
         self._member: Member | None = None
         self._ticker: asyncio.TimerHandle | None = None
         self._closed = False
+        self.calls_come_singly = False
+        """Whether calls reach the loop one by one, however many there are (see
+        ``TransportCapabilities.groups_calls``); set by whoever serves."""
         self.replica: Replica
         """The member's replica; there from ``open`` on."""
         self.peering: Peering | None = None
@@ -203,10 +212,12 @@ class AsyncNode:
         self._begin_gathering()
 
     def _begin_gathering(self) -> None:
-        if self.replica.queued:
-            self._gather(0, PATIENCE_TURNS, self._loop.time() + GATHER_S)
-        else:
+        if not self.replica.queued:
             self._pump_now()
+        elif self.calls_come_singly and self._crowd.worth_sleeping():
+            self._gather_singly(0, self._loop.time() + GATHER_SINGLY_S)
+        else:
+            self._gather(0, PATIENCE_TURNS, self._loop.time() + GATHER_S)
 
     def _gather(self, before: int, turns: int, until: float) -> None:
         """Let proposals gather before the next batch of the log.
@@ -222,6 +233,20 @@ class AsyncNode:
         if queued and turns and self._loop.time() < until:
             self._loop.call_soon(self._gather, queued, turns, until)
         else:
+            self._last_batch = queued
+            self._pump_now()
+
+    def _gather_singly(self, before: int, until: float) -> None:
+        """Let proposals gather where each takes turns of the loop and a thread's help.
+
+        Turns without a proposal tell nothing there, and turning would keep the
+        interpreter from the thread that brings the next one. So the loop sleeps.
+        """
+        queued = self.replica.queued
+        if before < queued < BATCH_ENOUGH and self._loop.time() < until:
+            self._loop.call_later(PATIENCE_S, self._gather_singly, queued, until)
+        else:
+            self._crowd.slept(queued)
             self._last_batch = queued
             self._pump_now()
 

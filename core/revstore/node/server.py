@@ -244,7 +244,9 @@ async def serve(loaded: LoadedConfig) -> int:
         LOG.info("stopped before it served")
         return 0
     try:
-        node.replica.appends.may_sync_on_loop = _grouped(listeners)
+        grouped = _grouped(listeners)
+        node.replica.appends.may_sync_on_loop = grouped
+        node.calls_come_singly = not grouped
         await _serve(node, listeners, stop)
     finally:
         await node.close()
