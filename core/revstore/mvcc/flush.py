@@ -17,7 +17,6 @@ from revstore.mvcc.records import change_suffix
 from revstore.mvcc.state import STATE_KEY, StoreState, encode_state
 from revstore.mvcc.tables import CURRENT, INDEX, LOG, META, index_prefix, log_suffix
 
-
 _YIELD_MASK = 0xFF
 """After so many changes (plus one) the interpreter is handed over, if somebody waits for
 it: by itself it changes threads every 5 ms, which a lone writer waits at each step."""
