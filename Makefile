@@ -39,8 +39,8 @@ fix: $(STAMP) ## format and mend what the linter can
 bench: $(STAMP) ## print the speed and memory figures (ARGS="--quick")
 	$(BIN)/python -m revstore_bench $(ARGS)
 
-vs-etcd: $(STAMP) ## print the loads through gRPC beside etcd (ARGS="--quick")
-	$(BIN)/python -m revstore_bench.table $(ARGS)
+vs-etcd: $(STAMP) ## print the loads through gRPC beside etcd; samples in vs-etcd.json (ARGS="--quick")
+	$(BIN)/python -m revstore_bench.table --json vs-etcd.json $(ARGS)
 
 soak: $(STAMP) ## the long crash, fault, fuzz and differential runs
 	$(BIN)/pytest -n auto --dist worksteal tests/crash tests/differential tests/faults tests/fuzz --long $(ARGS)
