@@ -33,10 +33,10 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from enum import IntEnum
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 import msgspec
+
+from revstore.closing import Closing
 
 Pair = tuple[bytes, bytes]
 
@@ -122,7 +122,7 @@ class WriteBatch:
         self.keyspace(keyspace).delete_ranges.append((lo, hi))
 
 
-class Snapshot(ABC):
+class Snapshot(Closing):
     """A consistent view of all keyspaces.
 
     May move between threads but is used by one at a time. Must be closed; it is a
@@ -198,17 +198,6 @@ class Snapshot(ABC):
     @abstractmethod
     def close(self) -> None:
         """Release the view; calling it again does nothing. Raises: nothing."""
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        tb: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 class Backend(ABC):

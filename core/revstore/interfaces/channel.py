@@ -19,10 +19,10 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Self
 
 import msgspec
 
+from revstore.closing import AsyncClosing
 from revstore.errors import ApiError
 
 UNAVAILABLE = 14
@@ -88,7 +88,7 @@ class ChannelStream(ABC):
         """Give up (H-05); twice is allowed. Raises: nothing."""
 
 
-class Channel(ABC):
+class Channel(AsyncClosing):
     """Calls to one server; an async context manager, for one event loop."""
 
     @abstractmethod
@@ -125,9 +125,3 @@ class Channel(ABC):
     @abstractmethod
     async def close(self) -> None:
         """End all calls and the connection (H-06); twice is allowed. Raises: nothing."""
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        await self.close()

@@ -130,7 +130,8 @@ class TransportCapabilities(msgspec.Struct, frozen=True):
     """Calls that arrive together reach their services in one turn of the event loop.
 
     So a call that comes alone has no other behind it, and the member may block the loop
-    for the sync of its log, which is cheaper than a change of threads."""
+    for the sync of its log, which is cheaper than a change of threads. Where it is not
+    so, the member sleeps while a crowd's calls gather."""
 
 
 class TlsOptions(msgspec.Struct, frozen=True):

@@ -17,9 +17,9 @@ from revstore.mvcc.records import change_suffix
 from revstore.mvcc.state import STATE_KEY, StoreState, encode_state
 from revstore.mvcc.tables import CURRENT, INDEX, LOG, META, index_prefix, log_suffix
 
-_YIELD_MASK = 0xFF
-"""After so many changes (plus one) the interpreter is handed over, if somebody waits for
-it: by itself it changes threads every 5 ms, which a lone writer waits at each step."""
+_HAND_OVER_EVERY = 256
+"""After so many changes the interpreter is handed over, if somebody waits for it: by
+itself it changes threads every 5 ms, which a lone writer waits at each step."""
 
 
 class FlushJob:
@@ -73,7 +73,7 @@ class FlushJob:
             add_row((main + row_end, event.kv))
             add_change((index_prefix(key) + main, pred + change_end))
             add_key(key)
-            if not len(keys) & _YIELD_MASK:
+            if not len(keys) % _HAND_OVER_EVERY:
                 sleep(0)
         # The changes of one key keep their order, so its index rows are sorted, too, and
         # one sort serves both keyspaces. A key in ``records`` without a change is as in
