@@ -62,8 +62,14 @@ def grpc_load(member: MemberTarget, path: str, scale: Scale, number: int) -> Loa
     return flood(member, Load("grpc", "", path, False, 0.0), scale, number)
 
 
-LOAD_BY = {"tcp": tcp_load, "grpcio": grpc_load}
-"""How the cluster of each transport is loaded."""
+CLUSTERS: Mapping[str, tuple[str, ...]] = {
+    "tcp": (),
+    "grpcio": ("--transport=grpcio",),
+    "grpcio_peers": ("--transport=grpcio", "--peer-transport=grpcio"),
+}
+"""The flags of each cluster's members; the default for both is what costs least."""
+LOAD_BY = {"tcp": tcp_load, "grpcio": grpc_load, "grpcio_peers": grpc_load}
+"""How each is loaded."""
 
 
 class ClusterCase(Case):
@@ -77,8 +83,7 @@ class ClusterCase(Case):
         self._clusters: dict[str, ThreeMembers] = {}
 
     def prepare(self) -> None:
-        grpcio = ("--transport=grpcio", "--peer-transport=grpcio")
-        for name, flags in (("tcp", ()), ("grpcio", grpcio)):
+        for name, flags in CLUSTERS.items():
             self._clusters[name] = start_revstore(
                 self.directory / name, ("lmdb",) * MEMBERS, [*self._flags, *flags]
             )
@@ -95,6 +100,7 @@ class ClusterCase(Case):
             ("tcp_put", "tcp", PUT_PATH),
             ("tcp_get", "tcp", RANGE_PATH),
             ("grpcio_put", "grpcio", PUT_PATH),
+            ("grpcio_peers_put", "grpcio_peers", PUT_PATH),
         ):
             cluster = self._clusters[name]
             leader, cpu = cluster.leader(), cluster.cpu_seconds()
@@ -111,6 +117,7 @@ class ClusterCase(Case):
         for name, what, low in (
             ("tcp_put", "puts through tcp", 20_000.0),
             ("grpcio_put", "puts through grpcio", 4_000.0),
+            ("grpcio_peers_put", "puts through grpcio, members too", 4_000.0),
             ("tcp_get", "linearizable gets through tcp, leader", None),
         ):
             title = f"three members: {self.scale.in_flight} {what}"

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import cast
 from unittest import mock
@@ -11,6 +13,7 @@ import pytest
 
 from revstore.node import aio
 from revstore.node.aio import AsyncNode
+from revstore.node.crowd import CROWD
 from revstore.node.replica import Replica
 from tests.node.virtual import VirtualShell
 
@@ -74,8 +77,9 @@ class CrowdedReplica:
         self._queued = min(self._crowd, found + 1)
         return found
 
-    def pump(self, *, settle: bool) -> None:
+    def pump(self, *, settle: bool, propose: bool) -> None:
         """Note what the batch would have."""
+        assert propose
         self.batches.append(self._queued)
 
 
@@ -110,3 +114,99 @@ def test_gathering_ends_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
     replica = CrowdedReplica(1_000_000)
     asyncio.run(_turns_until_pumped(replica))
     assert replica.batches[0] < 10
+
+
+class SteppedLoop:
+    """A loop on a virtual clock; callbacks run when the test says so."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.soon: list[Callable[[], None]] = []
+        self.later: list[Callable[[], None]] = []
+
+    def time(self) -> float:
+        """Seconds."""
+        return self.now
+
+    def call_soon(self, work: Callable[..., None], *arguments: object) -> None:
+        """For ``turn``."""
+        self.soon.append(partial(work, *arguments))
+
+    def call_later(
+        self, delay_s: float, work: Callable[..., None], *arguments: object
+    ) -> None:
+        """For ``sleep``."""
+        self.later.append(partial(work, *arguments))
+
+    call_soon_threadsafe = call_soon
+
+    def turn(self) -> None:
+        """Run what was asked for without a delay."""
+        while self.soon:
+            self.soon.pop(0)()
+
+    def sleep(self) -> None:
+        """Let the time of one sleep pass."""
+        self.now += aio.PATIENCE_S
+        due, self.later = self.later, []
+        for work in due:
+            work()
+
+
+class SleptForReplica:
+    """Notes how it is pumped."""
+
+    def __init__(self) -> None:
+        self.queued = 0
+        self.unanswered = CROWD
+        self.is_only_member = False
+        self.unsettled = False
+        self.pumps: list[bool] = []
+
+    def pump(self, *, settle: bool, propose: bool) -> None:
+        """Note whether it is to propose."""
+        self.pumps.append(propose)
+
+
+def test_what_is_not_a_proposal_is_not_slept_for() -> None:
+    """The other members' answers were held up for as long as a batch gathered."""
+    loop = SteppedLoop()
+    node = AsyncNode(cast(asyncio.AbstractEventLoop, loop))
+    replica = SleptForReplica()
+    node.replica = cast(Replica, replica)
+    node.calls_come_singly = True
+    replica.queued = 1
+    node.request_pump()
+    loop.turn()
+    assert replica.pumps == []
+    for number in range(3):
+        node.request_pump()
+        loop.turn()
+        assert replica.pumps == [False] * (2 * number + 1)
+        node.wake()
+        loop.turn()
+        assert replica.pumps == [False] * (2 * number + 2)
+        replica.queued += 1
+        loop.sleep()
+    replica.queued = CROWD // 2
+    loop.sleep()
+    loop.sleep()
+    assert replica.pumps == [False] * 6 + [True]
+    node._worker.shutdown()
+
+
+def test_sleeping_ends_in_time() -> None:
+    """However many more are expected, a batch is not put off beyond its time."""
+    loop = SteppedLoop()
+    node = AsyncNode(cast(asyncio.AbstractEventLoop, loop))
+    replica = SleptForReplica()
+    node.replica = cast(Replica, replica)
+    node.calls_come_singly = True
+    replica.queued, replica.unanswered = 1, 1000
+    node.wake()
+    loop.turn()
+    while loop.later:
+        loop.sleep()
+    assert replica.pumps == [True]
+    assert loop.now <= aio.GATHER_SINGLY_S + 2 * aio.PATIENCE_S
+    node._worker.shutdown()

@@ -28,7 +28,7 @@ from revstore.node.crowd import Crowd
 from revstore.node.datadir import wal_directory
 from revstore.node.joining import ask_cluster
 from revstore.node.peering import Peering, PeerSettings
-from revstore.node.replica import BATCH_ENOUGH, Replica
+from revstore.node.replica import Replica
 from revstore.node.settings import MemberSettings
 from revstore.plugin.manager import PluginManager
 
@@ -68,6 +68,8 @@ class AsyncNode:
         self._no_works = asyncio.Event()
         self._no_works.set()
         self._pump_scheduled = False
+        self._sleeping = False
+        """Whether a batch is slept for: what else there is to do is done meanwhile."""
         self._awaiting = Awaiting(loop)
         self._crowd = Crowd()
         self._last_batch = 0
@@ -191,10 +193,24 @@ class AsyncNode:
             self._awaiting.next_came()
 
     def _pump(self) -> None:
-        if self._last_batch > 1:
+        if self._sleeping:
+            self._pump_now()
+        elif self._last_batch > 1 or self._is_crowded():
             self._begin_gathering()
         else:
             self._pump_now()
+
+    def _is_crowded(self) -> bool:
+        """Whether calls come singly, and the unanswered ones are a crowd's."""
+        return self.calls_come_singly and self._crowd.is_there(self.replica.unanswered)
+
+    def _is_worth_sleeping(self) -> bool:
+        if not self.calls_come_singly:
+            return False
+        replica = self.replica
+        return self._crowd.worth_sleeping(
+            replica.unanswered, alone=replica.is_only_member
+        )
 
     def wake(self) -> None:
         """See ``Shell``; several calls before the loop's turn make one pump."""
@@ -209,12 +225,17 @@ class AsyncNode:
         if self._pump_scheduled:
             return
         self._pump_scheduled = True
-        self._begin_gathering()
+        if self._sleeping:
+            self._pump_now()
+        else:
+            self._begin_gathering()
 
     def _begin_gathering(self) -> None:
         if not self.replica.queued:
             self._pump_now()
-        elif self.calls_come_singly and self._crowd.worth_sleeping():
+        elif self._is_worth_sleeping():
+            self._pump_scheduled = self._woken = False
+            self._sleeping = True
             self._gather_singly(0, self._loop.time() + GATHER_SINGLY_S)
         else:
             self._gather(0, PATIENCE_TURNS, self._loop.time() + GATHER_S)
@@ -243,9 +264,10 @@ class AsyncNode:
         interpreter from the thread that brings the next one. So the loop sleeps.
         """
         queued = self.replica.queued
-        if before < queued < BATCH_ENOUGH and self._loop.time() < until:
+        if self._crowd.sleeps_on(queued, before) and self._loop.time() < until:
             self._loop.call_later(PATIENCE_S, self._gather_singly, queued, until)
         else:
+            self._sleeping = False
             self._crowd.slept(queued)
             self._last_batch = queued
             self._pump_now()
@@ -254,7 +276,7 @@ class AsyncNode:
         # First the flags: what becomes durable from here on wakes again.
         self._woken = self._pump_scheduled = False
         # What applying has made necessary can wait until the answers have left.
-        self.replica.pump(settle=False)
+        self.replica.pump(settle=False, propose=not self._sleeping)
         if self.replica.unsettled:
             self._loop.call_soon(self.replica.settle)
             if self.replica.appends.synced_on_loop:

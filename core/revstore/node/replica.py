@@ -304,17 +304,18 @@ class Replica(ReplicaFacts):
 
     # ----- the machine
 
-    def pump(self, *, settle: bool = True) -> None:
+    def pump(self, *, settle: bool = True, propose: bool = True) -> None:
         """Do everything that can be done now. Called by the shell, on the loop.
 
         Without ``settle`` the shell calls that soon, when the answers have left.
+        Without ``propose`` what waits to be proposed goes on gathering.
         """
         if self._pumping or self.stopped:
             return
         self._pumping = True
         try:
             self._settle()
-            self._pump()
+            self._pump(propose)
             if settle:
                 self._settle()
         except Exception as exc:
@@ -337,12 +338,12 @@ class Replica(ReplicaFacts):
             self.consensus.applied(self._applied)
             self.housekeeping.after_apply()
 
-    def _pump(self) -> None:
+    def _pump(self, propose: bool) -> None:
         consensus = self.consensus
         while True:
             if self.appends.news:
                 self._report_durable()
-            if self._queue and self._gathered():
+            if propose and self._queue and self._gathered():
                 self._propose_queue()
             if self.reads.asked:
                 self.reads.confirm(self.clock.now() + self._timeout_s)
@@ -417,7 +418,7 @@ class Replica(ReplicaFacts):
             self.send(messages)
 
     def _append(self, persist: Persist) -> None:
-        nobody_else_waits = self._is_only_member and not self._queue
+        nobody_else_waits = self.is_only_member and not self._queue
         self.appends.add(persist, nobody_else_waits=nobody_else_waits)
 
     def _persist(self, persist: Persist) -> None:
@@ -578,7 +579,7 @@ class Replica(ReplicaFacts):
         """The applied membership is another one now, or is looked at first."""
         cluster = self.cluster
         self.is_learner = self.member_id in cluster.learners()
-        self._is_only_member = len(cluster.members()) < 2
+        self.is_only_member = len(cluster.members()) < 2
         if self.on_members is not None:
             self.on_members()
 
@@ -627,6 +628,11 @@ class Replica(ReplicaFacts):
     def queued(self) -> int:
         """How many proposals wait for the next ``pump``."""
         return len(self._queue)
+
+    @property
+    def unanswered(self) -> int:
+        """How many proposals wait for the next ``pump``, or for their result."""
+        return len(self._queue) + len(self._waiting)
 
     def busy(self) -> bool:
         """Whether somebody still waits for a result."""
