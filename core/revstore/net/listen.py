@@ -88,6 +88,8 @@ class Listener:
         self._sockets: list[socket.socket] = []
         self._paths: list[str] = []
         self._arrivals: dict[asyncio.Task[None], socket.socket] = {}
+        self._handshakes: set[asyncio.Task[None]] = set()
+        """Those of the arrivals that may take long."""
         self._timers: set[asyncio.TimerHandle] = set()
         self._factory: Callable[[], asyncio.Protocol] = asyncio.Protocol
 
@@ -130,7 +132,9 @@ class Listener:
             self._loop.remove_reader(bound.fileno())
             bound.close()
         self._sockets.clear()
-        for task in self._arrivals:
+        # The others are through in a moment. One whose protocol has its connection
+        # already would never hear of its end if it were cancelled (uvloop).
+        for task in self._handshakes:
             task.cancel()
         for path in self._paths:
             with contextlib.suppress(OSError):
@@ -159,6 +163,8 @@ class Listener:
             found.setblocking(False)
             task = self._loop.create_task(self._take(found, context))
             self._arrivals[task] = found
+            if context is not None:
+                self._handshakes.add(task)
             task.add_done_callback(self._taken)
 
     async def _take(self, found: socket.socket, context: ssl.SSLContext | None) -> None:
@@ -177,6 +183,7 @@ class Listener:
 
     def _taken(self, task: asyncio.Task[None]) -> None:
         found = self._arrivals.pop(task)
+        self._handshakes.discard(task)
         if task.cancelled():
             found.close()
 
