@@ -3,29 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import re
-from typing import Any
 from urllib.parse import urlsplit
 
-import grpc
-import grpc.aio
 import pytest
 
 from revstore.interfaces import peers as interface
 from revstore.interfaces.peers import (
-    Lane,
     PeerHandler,
     PeerOptions,
     Peers,
     PeerTransport,
 )
-from revstore.peer.lanes.wire import LANE_PATH, Hello, write_hello
 from revstore.peer.memory import SCHEME, MemoryNetwork
 from revstore.plugin.manager import PluginManager
 from revstore_conformance import peers, peers_streams
 from revstore_conformance.peers import CHECKS, Check, Harness, name_of, run
-from revstore_conformance.peers_harness import DEFAULT_CLUSTER
 from revstore_grpc.transport import GrpcTransport
 from revstore_grpcio.transport import GrpcioTransport
 from revstore_tcp.transport import TcpTransport
@@ -67,15 +60,6 @@ class GrpcioHarness:
 
     async def garbage(self, url: str, data: bytes) -> None:
         await end_of_garbage(url, data)
-        # What is no HTTP/2 the library ends by itself and tells nobody.
-        target = urlsplit(url).netloc
-        hello = Hello(DEFAULT_CLUSTER, sender=99, to=2, lane=Lane.CONTROL, link=1)
-        async with grpc.aio.insecure_channel(target) as channel:
-            call: Any = channel.stream_stream(LANE_PATH)(metadata=write_hello(hello))
-            with contextlib.suppress(grpc.aio.AioRpcError):
-                await call.write(data)
-                while await call.read() is not grpc.aio.EOF:
-                    pass
 
 
 class GrpcHarness(GrpcioHarness):

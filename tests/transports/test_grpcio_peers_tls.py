@@ -23,7 +23,6 @@ from revstore_grpcio.addresses import parse_url
 from revstore_grpcio.peer_tls import (
     Calling,
     certificate_of_caller,
-    host_of_caller,
 )
 
 LOCAL_TLS = "https://127.0.0.1:0"
@@ -62,26 +61,6 @@ def test_the_certificate_that_was_looked_at(authority: Authority) -> None:
         assert codes == [grpc.StatusCode.OK, grpc.StatusCode.UNAVAILABLE]
 
     run(check, LOCAL_TLS)
-
-
-@pytest.mark.parametrize(
-    ("peer", "host"),
-    [
-        ("ipv4:10.0.0.1:4711", "10.0.0.1"),
-        ("ipv6:%5B2001:db8::1%5D:4711", "2001:db8::1"),
-        ("ipv6:[fe80::1%eth0]:4711", "fe80::1"),
-        ("unix:", ""),
-        ("unix:/run/member", ""),
-    ],
-)
-def test_where_a_caller_is(peer: str, host: str) -> None:
-    """The library's text about a caller gives its address, if it has one."""
-
-    class Context:
-        def peer(self) -> str:
-            return peer
-
-    assert host_of_caller(Context()) == host
 
 
 @pytest.mark.parametrize(

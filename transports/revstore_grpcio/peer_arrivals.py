@@ -50,7 +50,7 @@ class Arrival(LaneArrival):
     """One call that another member made and that was let in."""
 
     def __init__(self, owner: GrpcioPeers, context: Any, hello: Hello) -> None:
-        super().__init__(owner, hello, str(context.peer()))
+        super().__init__(owner, hello, owner.caller_of(context).name)
         self._context = context
         self._wait: asyncio.Future[None] | None = None
 
@@ -126,7 +126,7 @@ class PeerService(grpc.GenericRpcHandler):
             ASK_PATH: grpc.unary_unary_rpc_method_handler(self._ask),
         }
         self._handlers = handlers
-        self._stranger: Any = grpc.stream_stream_rpc_method_handler(_turn_away)
+        self._stranger: Any = grpc.stream_stream_rpc_method_handler(self._turn_away)
 
     def service(self, handler_call_details: Any) -> Any:
         """The handler of a call. Raises: nothing."""
@@ -159,7 +159,7 @@ class PeerService(grpc.GenericRpcHandler):
         """The call as an arrival if it is let in; else it was ended."""
         found = self._owner.let_in(
             context.invocation_metadata(),
-            str(context.peer()),
+            self._owner.caller_of(context).name,
             partial(self._owner.misfit, context),
         )
         if isinstance(found, Hello):
@@ -171,9 +171,14 @@ class PeerService(grpc.GenericRpcHandler):
         answer = self._owner.answer(question, self._owner.misfit(context, ()))
         if isinstance(answer, bytes):
             return answer
-        log_ended(str(context.peer()), answer)
+        log_ended(self._owner.caller_of(context).name, answer)
         await context.abort(STATUS_OF_CODE[Code.INVALID_ARGUMENT], answer)
         raise AssertionError("abort does not return")
+
+    async def _turn_away(self, _frames: Any, context: Any) -> None:
+        reason = "a client called the address for members"
+        log_ended(self._owner.caller_of(context).name, reason)
+        await end_call(context, Code.UNIMPLEMENTED, reason)
 
 
 async def end_call(context: Any, code: Code, reason: str) -> None:
@@ -181,9 +186,3 @@ async def end_call(context: Any, code: Code, reason: str) -> None:
     # What abort raises is raised again by the library when the handler returns.
     with contextlib.suppress(grpc.aio.BaseError):
         await context.abort(STATUS_OF_CODE[code], reason[:PEER_REASON_CHARS_MAX])
-
-
-async def _turn_away(_frames: Any, context: Any) -> None:
-    reason = "a client called the address for members"
-    log_ended(str(context.peer()), reason)
-    await end_call(context, Code.UNIMPLEMENTED, reason)

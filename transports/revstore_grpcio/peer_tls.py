@@ -17,7 +17,6 @@ import ssl
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from typing import Any
-from urllib.parse import unquote
 
 import grpc
 
@@ -132,14 +131,6 @@ def certificate_of_caller(context: Any) -> Mapping[str, Any] | None:
         "subject": [[("commonName", name)] for name in common],
         "subjectAltName": [("", name) for name in alternative],
     }
-
-
-def host_of_caller(context: Any) -> str:
-    """The address a call comes from, empty if it has none. Raises: nothing."""
-    family, _, rest = unquote(str(context.peer())).partition(":")
-    if family not in ("ipv4", "ipv6"):
-        return ""
-    return rest.rpartition(":")[0].strip("[]").partition("%")[0]
 
 
 def _texts(values: Iterable[bytes]) -> list[str]:

@@ -23,6 +23,7 @@ from revstore.peer.lanes.limits import (
 )
 from revstore.peer.lanes.owner import LanePeers
 from revstore_grpcio.addresses import parse_listen_url, parse_url
+from revstore_grpcio.gate import LOOPBACK, Caller, Gate
 from revstore_grpcio.limits import LIBRARY_RECEIVE_FACTOR
 from revstore_grpcio.listen import bind
 from revstore_grpcio.peer_arrivals import PeerService
@@ -31,7 +32,6 @@ from revstore_grpcio.peer_tls import (
     Calling,
     answering_options,
     certificate_of_caller,
-    host_of_caller,
 )
 from revstore_grpcio.tls import server_credentials
 
@@ -45,6 +45,7 @@ class GrpcioPeers(LanePeers):
         super().__init__(options, handler)
         self.calling = calling
         self._server: Any = None
+        self._gate = Gate()
 
     async def listen(self) -> None:
         """Take the calls of others.
@@ -60,13 +61,19 @@ class GrpcioPeers(LanePeers):
         server = grpc.aio.server(options=_server_options(self.options))
         server.add_generic_rpc_handlers((PeerService(self),))
         try:
-            urls = [bind(server, address, credentials) for address in addresses]
+            own = [_bind(server, address, credentials) for address in addresses]
+            await server.start()
+            self._urls = tuple(
+                [
+                    url if address.path else await self._gate.open(address, url)
+                    for address, url in zip(addresses, own, strict=True)
+                ]
+            )
         except BaseException:
+            await self._gate.close()
             await server.stop(None)
             raise
-        await server.start()
         self._server = server
-        self._urls = tuple(urls)
 
     # The contract.
 
@@ -74,6 +81,7 @@ class GrpcioPeers(LanePeers):
         if self._closed:
             return
         tasks = self.close_lanes()
+        self._gate.refuse()
         stopping = self.loop.create_task(self._server.stop(PEER_END_GRACE_S))
         # Calls are told after the listener has begun to refuse new ones.
         await asyncio.sleep(0)
@@ -81,6 +89,7 @@ class GrpcioPeers(LanePeers):
         tasks += self._background
         await asyncio.wait({stopping, *tasks}, timeout=2 * PEER_END_GRACE_S)
         await stopping
+        await self._gate.close()
 
     # For the base.
 
@@ -96,13 +105,17 @@ class GrpcioPeers(LanePeers):
 
     # From the connections.
 
+    def caller_of(self, context: Any) -> Caller:
+        """Who makes a call. Raises: nothing."""
+        return self._gate.caller_of(str(context.peer()))
+
     def misfit(self, context: Any, hosts: Sequence[str]) -> str:
         """Why the certificate of a caller is not good for it; empty if it is.
 
         Raises: nothing.
         """
         found = certificate_of_caller(context)
-        return misfit(self.options.tls, found, (*hosts, host_of_caller(context)))
+        return misfit(self.options.tls, found, (*hosts, self.caller_of(context).host))
 
 
 async def join(options: PeerOptions, handler: PeerHandler) -> GrpcioPeers:
@@ -115,6 +128,22 @@ async def join(options: PeerOptions, handler: PeerHandler) -> GrpcioPeers:
     peers = GrpcioPeers(options, handler, calling)
     await peers.listen()
     return peers
+
+
+def _bind(
+    server: Any, address: Address, credentials: grpc.ServerCredentials | None
+) -> str:
+    """Let the library listen for what the gate takes at an address; returns the URL.
+
+    A socket in the file system is the library's own: who may use it is for the
+    file system to say, and a port of the loopback interface is open to this host.
+
+    Raises:
+        ConfigError: it cannot listen there.
+    """
+    if not address.path:
+        address = parse_listen_url(f"{address.scheme}://{LOOPBACK}:0")
+    return bind(server, address, credentials)
 
 
 def _server_options(options: PeerOptions) -> list[tuple[str, int]]:
