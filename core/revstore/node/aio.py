@@ -45,6 +45,10 @@ PATIENCE_S = 0.001
 GATHER_SINGLY_S = 0.03
 """The longest time to gather a batch there."""
 
+ANSWER_TIMEOUTS = 1
+"""So many election timeouts a member that is stopped waits for answers that other
+members have to do with. Some never come: those of a leader that was killed."""
+
 
 class LoopClock:
     """The event loop's monotonic clock."""
@@ -333,15 +337,13 @@ class AsyncNode:
         if self._closed or self._member is None:
             return
         self._closed = True
-        if self._ticker is not None:
-            self._ticker.cancel()
         replica = self.replica
         if replica.leader:
-            idle = asyncio.Event()
-            replica.when_idle(idle.set)
-            self.request_pump()
-            await idle.wait()
+            # The clock goes on meanwhile: Raft says again what was lost.
+            await self._answered()
             await self._hand_over()
+        if self._ticker is not None:
+            self._ticker.cancel()
         replica.stop()
         if self.peering is not None:
             await self.peering.close()
@@ -351,6 +353,19 @@ class AsyncNode:
             await self._loop.run_in_executor(None, close_member, member)
         finally:
             self._worker.shutdown()
+
+    async def _answered(self) -> None:
+        """Wait until nobody waits for an answer, if the others let it come to that."""
+        replica = self.replica
+        idle = asyncio.Event()
+        replica.when_idle(idle.set)
+        self.request_pump()
+        limit_s = ANSWER_TIMEOUTS * replica.settings.election_timeout_s
+        try:
+            async with asyncio.timeout(None if replica.is_only_member else limit_s):
+                await idle.wait()
+        except TimeoutError:
+            LOG.warn("stopping while requests are without an answer")
 
     async def _hand_over(self) -> None:
         """A leader that stops lets another lead, so that nobody has to miss it."""
@@ -362,10 +377,7 @@ class AsyncNode:
         replica.transfer_leader(heir, lambda error: done.set())
         try:
             async with asyncio.timeout(2 * replica.settings.election_timeout_s):
-                while not done.is_set():
-                    # The ticker is stopped; time has to go on for the transfer.
-                    replica.tick()
-                    await asyncio.sleep(replica.settings.heartbeat_s / 2)
+                await done.wait()
         except TimeoutError:
             LOG.warn("leadership was not handed over", to=f"{heir:x}")
 
