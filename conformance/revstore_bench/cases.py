@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from revstore_bench import embedded, opening, serving
+from revstore_bench import cluster, embedded, opening, serving
 from revstore_bench.budget import BudgetCase
 from revstore_bench.model import Case, Scale
 
@@ -16,4 +16,5 @@ def all_cases(scale: Scale, directory: Path) -> list[Case]:
         *opening.cases(scale, directory),
         *serving.cases(scale, directory),
         BudgetCase(scale, directory / "budget", ["--transport=grpc"]),
+        *cluster.cases(scale, directory),
     ]

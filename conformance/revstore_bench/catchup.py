@@ -18,6 +18,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from random import Random
 
+import msgspec
+
 from revstore.api.replica import MemberChange, MemberChangeKind, Tag
 from revstore.errors import ApiError
 from revstore.interfaces.peers import peer_transport
@@ -42,6 +44,29 @@ LOG_ENTRIES = 100
 """Entries that stay in the leader's log."""
 SAMPLE_S = 0.02
 TRANSPORT = "tcp"
+SMALL_VALUE_BYTES = 64
+"""Values with which a key's own work is what counts."""
+
+
+class Store(msgspec.Struct, frozen=True):
+    """What is caught up with."""
+
+    keys: int
+    value_bytes: int
+    leader: str
+    """The backend it is on."""
+    follower: str
+    """The backend it goes to."""
+
+
+class CatchUp(msgspec.Struct, frozen=True):
+    """How it went."""
+
+    seconds: float
+    """From the new member's start until it has applied all."""
+    rows: int
+    memory: dict[str, tuple[int, int]]
+    """Private bytes before and at most, by role."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -60,7 +85,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         asyncio.run(serve(options, Path(directory), urls.split(",")))
         return 0
     with tempfile.TemporaryDirectory(dir=options.directory, prefix="catchup-") as path:
-        _measure(options, Path(path))
+        store = Store(
+            options.keys, options.value_bytes, options.leader, options.follower
+        )
+        _report(store, measure(store, Path(path)))
     return 0
 
 
@@ -188,7 +216,7 @@ class _Member:
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
         if not line:
-            raise SystemExit("a member ended; see above")
+            raise RuntimeError("a member ended; see above")
         return line
 
     def tell(self, text: str) -> None:
@@ -221,49 +249,52 @@ class _Member:
         self._process.stdout.close()
 
 
-def _measure(options: argparse.Namespace, directory: Path) -> None:
+def measure(store: Store, directory: Path) -> CatchUp:
+    """Fill a leader, add a member, and wait until it has all.
+
+    Raises:
+        RuntimeError: a member ended.
+    """
     urls = ",".join(f"http://127.0.0.1:{free_port()}" for _ in range(2))
     rest = [
-        f"--keys={options.keys}",
-        f"--value-bytes={options.value_bytes}",
-        f"--leader={options.leader}",
-        f"--follower={options.follower}",
+        f"--keys={store.keys}",
+        f"--value-bytes={store.value_bytes}",
+        f"--leader={store.leader}",
+        f"--follower={store.follower}",
     ]
-    leader = _Member("leader", directory, urls, rest)
-    follower = _Member("follower", directory, urls, rest)
+    members = {
+        role: _Member(role, directory, urls, rest) for role in ("leader", "follower")
+    }
+    leader, follower = members.values()
     try:
         applied, rows = map(int, leader.hear().split())
         follower.hear()
-        for member in (leader, follower):
+        for member in members.values():
             member.base = member.private_bytes()
         follower.tell(str(applied))
         while not follower.has_said():
             leader.watch()
             follower.watch()
         seconds = float(follower.hear())
-        _report(options, rows, seconds, leader, follower)
+        memory = {role: (one.base, one.peak) for role, one in members.items()}
+        return CatchUp(seconds, rows, memory)
     finally:
         follower.end()
         leader.end()
 
 
-def _report(
-    options: argparse.Namespace,
-    rows: int,
-    seconds: float,
-    leader: _Member,
-    follower: _Member,
-) -> None:
-    size = options.keys * (options.value_bytes + 32)
+def _report(store: Store, found: CatchUp) -> None:
+    size = store.keys * (store.value_bytes + 32)
+    seconds, rows = found.seconds, found.rows
     _say(
-        f"{options.leader} -> {options.follower}: {options.keys} keys, {rows} rows, "
+        f"{store.leader} -> {store.follower}: {store.keys} keys, {rows} rows, "
         f"{size / 1e6:.0f} MB of keys and values in {seconds:.2f} s: "
-        f"{options.keys / seconds:,.0f} keys/s, {rows / seconds:,.0f} rows/s"
+        f"{store.keys / seconds:,.0f} keys/s, {rows / seconds:,.0f} rows/s"
     )
-    for name, member in (("leader", leader), ("follower", follower)):
+    for role, (base, peak) in found.memory.items():
         _say(
-            f"  {name}: private memory {member.base / 1e6:.0f} MB before, at most "
-            f"{member.peak / 1e6:.0f} MB: {(member.peak - member.base) / 1e6:+.0f} MB"
+            f"  {role}: private memory {base / 1e6:.0f} MB before, at most "
+            f"{peak / 1e6:.0f} MB: {(peak - base) / 1e6:+.0f} MB"
         )
 
 

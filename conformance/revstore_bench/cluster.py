@@ -1,49 +1,55 @@
-"""``python -m revstore_bench.cluster``: three members on this machine, durable.
+"""Three members on this machine, durable.
 
-What a cluster does beside etcd's is the case "three" of ``revstore_bench.table``; here
-are the loads that etcd cannot be given, and PySyncObj.
+What a cluster does beside etcd's under the same loads is the case "three" of
+``revstore_bench.table``; here are the loads that etcd cannot be given, and PySyncObj.
 
 Rules of this file:
 
 1. The load goes to the leader, from one process that costs little; all members and the
-   load share the cores of this machine.
+   load share the cores of this machine. So each sample starts its cluster, and ends it:
+   three idle members are a load for what comes next.
 2. PySyncObj runs as a cluster of three with the same number of puts in flight from
    within the leader's process; it keeps nothing on disk, and is named volatile.
 3. Fail-over is the time from SIGKILL of the leader to the first put that is accepted,
    by whichever member.
+4. Catch-up is the time in which a new member gets a whole store; see ``catchup``.
 """
 
 from __future__ import annotations
 
-import argparse
+import shutil
 import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import msgspec
 
+from revstore_bench import catchup
 from revstore_bench.cluster_members import (
     ELECTION_MS,
     MEMBERS,
     MemberTarget,
     OneCall,
     ThreeMembers,
+    start_etcd,
     start_revstore,
 )
 from revstore_bench.grpc import Load, flood, requests
 from revstore_bench.load import LoadError, LoadReport
-from revstore_bench.model import QUICK, STANDARD, Case, Row, Sample, Scale
-from revstore_bench.report import publish
-from revstore_bench.run import run, say
+from revstore_bench.model import Case, Row, Sample, Scale
 from revstore_bench.serving import PUT_PATH, RANGE_PATH, free_port, puts
 from revstore_bench.tcp_flood import TcpFlood
 
 TCP_CONNECTIONS = 4
+WARM_CALLS = 2000
 START_S = 60.0
 FAIL_OVERS = 20
+CALLS_FOR_ONE = 500
+"""A run of fewer calls tries fewer times."""
+CATCH_UPS = (("lmdb", "rocksdb"), ("rocksdb", "lmdb"))
 PAUSE_S = 0.002
 
 
@@ -62,93 +68,127 @@ def grpc_load(member: MemberTarget, path: str, scale: Scale, number: int) -> Loa
     return flood(member, Load("grpc", "", path, False, 0.0), scale, number)
 
 
-CLUSTERS: Mapping[str, tuple[str, ...]] = {
-    "tcp": (),
-    "grpcio": ("--transport=grpcio",),
-    "grpcio_peers": ("--transport=grpcio", "--peer-transport=grpcio"),
-}
-"""The flags of each cluster's members; the default for both is what costs least."""
-LOAD_BY = {"tcp": tcp_load, "grpcio": grpc_load, "grpcio_peers": grpc_load}
-"""How each is loaded."""
+class Loaded(msgspec.Struct, frozen=True):
+    """A cluster, and the puts that it gets."""
+
+    name: str
+    what: str
+    start: Callable[[Path], ThreeMembers]
+    load: Callable[[MemberTarget, str, Scale, int], LoadReport]
+    rate_min: float | None = None
 
 
-class ClusterCase(Case):
-    """A cluster for each transport, one loaded at a time."""
+def _starter(*flags: str) -> Callable[[Path], ThreeMembers]:
+    return lambda place: start_revstore(place, ("lmdb",) * MEMBERS, flags)
 
-    name = "cluster"
 
-    def __init__(self, scale: Scale, directory: Path, flags: Sequence[str]) -> None:
+CLUSTERS = (
+    Loaded("tcp", "puts through tcp", _starter(), tcp_load, 20_000.0),
+    Loaded(
+        "grpcio",
+        "puts through grpcio",
+        _starter("--transport=grpcio"),
+        grpc_load,
+        4_000.0,
+    ),
+    Loaded(
+        "grpcio_peers",
+        "puts through grpcio, members too",
+        _starter("--transport=grpcio", "--peer-transport=grpcio"),
+        grpc_load,
+        4_000.0,
+    ),
+    Loaded("etcd", "puts, etcd", start_etcd, grpc_load),
+)
+
+
+class PutsCase(Case):
+    """A cluster for each transport, and etcd's, one after the other."""
+
+    name = "cluster/puts"
+
+    def __init__(self, scale: Scale, directory: Path) -> None:
         super().__init__(scale, directory)
-        self._flags = tuple(flags)
-        self._clusters: dict[str, ThreeMembers] = {}
-
-    def prepare(self) -> None:
-        for name, flags in CLUSTERS.items():
-            self._clusters[name] = start_revstore(
-                self.directory / name, ("lmdb",) * MEMBERS, [*self._flags, *flags]
-            )
-        warm = msgspec.structs.replace(self.scale, calls=2000)
-        for name, load in LOAD_BY.items():
-            load(self._clusters[name].leader(), PUT_PATH, warm, 99)
+        installed = shutil.which("etcd") is not None
+        self._clusters = [one for one in CLUSTERS if installed or one.name != "etcd"]
 
     def settings(self) -> Mapping[str, object]:
-        return {"backend": "lmdb", "flags": " ".join(self._flags), "members": MEMBERS}
+        return {"backend": "lmdb", "members": MEMBERS}
 
     def sample(self, number: int) -> Sample:
         found: dict[str, float] = {}
-        for figure, name, path in (
-            ("tcp_put", "tcp", PUT_PATH),
-            ("tcp_get", "tcp", RANGE_PATH),
-            ("grpcio_put", "grpcio", PUT_PATH),
-            ("grpcio_peers_put", "grpcio_peers", PUT_PATH),
-        ):
-            cluster = self._clusters[name]
-            leader, cpu = cluster.leader(), cluster.cpu_seconds()
-            report = LOAD_BY[name](leader, path, self.scale, number)
-            cpu = cluster.cpu_seconds() - cpu
-            found[f"{figure}_rate"] = report.rate
-            found[f"{figure}_cpu_us"] = cpu / report.calls * 1e6
-            found[f"{figure}_p50_ms"] = report.quantile(0.5) / 1000
-            found[f"{figure}_p99_ms"] = report.quantile(0.99) / 1000
+        warm = msgspec.structs.replace(
+            self.scale, calls=min(WARM_CALLS, self.scale.calls)
+        )
+        for one in self._clusters:
+            with started(one.start, self.directory / f"{one.name}-{number}") as cluster:
+                one.load(cluster.leader(), PUT_PATH, warm, 99)
+                self._measure(one, cluster, PUT_PATH, number, found)
+                if one.name == "tcp":
+                    self._measure(one, cluster, RANGE_PATH, number, found)
         return found
+
+    def _measure(
+        self,
+        one: Loaded,
+        cluster: ThreeMembers,
+        path: str,
+        number: int,
+        found: dict[str, float],
+    ) -> None:
+        figure = one.name if path == PUT_PATH else f"{one.name}_get"
+        cpu = cluster.cpu_seconds()
+        report = one.load(cluster.leader(), path, self.scale, number)
+        cpu = cluster.cpu_seconds() - cpu
+        found[f"{figure}_rate"] = report.rate
+        found[f"{figure}_cpu_us"] = cpu / report.calls * 1e6
+        found[f"{figure}_p50_ms"] = report.quantile(0.5) / 1000
+        found[f"{figure}_p99_ms"] = report.quantile(0.99) / 1000
 
     def rows(self) -> list[Row]:
         rows = []
-        for name, what, low in (
-            ("tcp_put", "puts through tcp", 20_000.0),
-            ("grpcio_put", "puts through grpcio", 4_000.0),
-            ("grpcio_peers_put", "puts through grpcio, members too", 4_000.0),
-            ("tcp_get", "linearizable gets through tcp, leader", None),
-        ):
-            title = f"three members: {self.scale.in_flight} {what}"
-            durability = "-" if name == "tcp_get" else "SYNC"
-            rows += [
-                Row(
-                    name=title,
-                    unit="calls/s",
-                    figure=f"{name}_rate",
-                    target_min=low,
-                    durability=durability,
-                ),
-                Row(name=f"{title}: p50", unit="ms", figure=f"{name}_p50_ms"),
-                Row(name=f"{title}: p99", unit="ms", figure=f"{name}_p99_ms"),
-                Row(
-                    name=f"{title}: cpu, all members",
-                    unit="us",
-                    figure=f"{name}_cpu_us",
-                ),
-            ]
+        for one in self._clusters:
+            rows += self._rows(one.name, one.what, one.rate_min, "SYNC")
+            if one.name == "tcp":
+                what = "linearizable gets through tcp"
+                rows += self._rows("tcp_get", what, None, "-")
         return rows
 
-    def close(self) -> None:
-        for cluster in self._clusters.values():
-            cluster.stop()
+    def _rows(
+        self, name: str, what: str, rate_min: float | None, durability: str
+    ) -> list[Row]:
+        title = f"three members: {self.scale.in_flight} {what}"
+        return [
+            Row(
+                name=title,
+                unit="calls/s",
+                figure=f"{name}_rate",
+                target_min=rate_min,
+                durability=durability,
+            ),
+            Row(name=f"{title}: p50", unit="ms", figure=f"{name}_p50_ms"),
+            Row(name=f"{title}: p99", unit="ms", figure=f"{name}_p99_ms"),
+            Row(name=f"{title}: cpu, all members", unit="us", figure=f"{name}_cpu_us"),
+        ]
+
+
+@contextmanager
+def started(
+    start: Callable[[Path], ThreeMembers], place: Path
+) -> Iterator[ThreeMembers]:
+    """A cluster, ended and forgotten afterwards."""
+    cluster = start(place)
+    try:
+        yield cluster
+    finally:
+        cluster.stop()
+        shutil.rmtree(place)
 
 
 class SyncObjCase(Case):
     """PySyncObj, volatile."""
 
-    name = "pysyncobj"
+    name = "cluster/pysyncobj"
 
     def prepare(self) -> None:
         self.directory.mkdir(parents=True)
@@ -188,29 +228,20 @@ class SyncObjCase(Case):
         name = f"PySyncObj: {self.scale.in_flight} puts in flight"
         return [Row(name=name, unit="calls/s", figure="rate", durability="VOLATILE")]
 
-    def close(self) -> None:
-        """Nothing runs between samples."""
-
 
 class FailOverCase(Case):
     """SIGKILL of the leader to the first accepted put."""
 
-    name = "fail-over"
-
-    def __init__(self, scale: Scale, directory: Path) -> None:
-        super().__init__(scale, directory)
-        self._cluster: ThreeMembers | None = None
-
-    def prepare(self) -> None:
-        self._cluster = start_revstore(self.directory, ("lmdb",) * MEMBERS, ())
+    name = "cluster/fail-over"
 
     def settings(self) -> Mapping[str, object]:
         return {"election_timeout_ms": ELECTION_MS}
 
     def sample(self, number: int) -> Sample:
-        assert self._cluster is not None
-        count = max(1, FAIL_OVERS // self.scale.repetitions)
-        times = sorted(fail_over(self._cluster) for _ in range(count))
+        wanted = min(FAIL_OVERS, self.scale.calls // CALLS_FOR_ONE)
+        count = max(1, wanted // self.scale.repetitions)
+        with started(_starter(), self.directory / f"{number}") as cluster:
+            times = sorted(fail_over(cluster) for _ in range(count))
         return {"election_timeouts": times[len(times) // 2] * 1000 / ELECTION_MS}
 
     def rows(self) -> list[Row]:
@@ -224,9 +255,39 @@ class FailOverCase(Case):
             )
         ]
 
-    def close(self) -> None:
-        if self._cluster is not None:
-            self._cluster.stop()
+
+class CatchUpCase(Case):
+    """A member that is added to a full store, from one backend to the other."""
+
+    name = "cluster/catch-up"
+
+    def settings(self) -> Mapping[str, object]:
+        return {"value_bytes": catchup.SMALL_VALUE_BYTES, "transport": "tcp"}
+
+    def sample(self, number: int) -> Sample:
+        found = {}
+        for leader, follower in CATCH_UPS:
+            place = self.directory / f"{leader}-{number}"
+            place.mkdir(parents=True)
+            store = catchup.Store(
+                2 * self.scale.keys, catchup.SMALL_VALUE_BYTES, leader, follower
+            )
+            result = catchup.measure(store, place)
+            shutil.rmtree(place)
+            found[f"{leader}_rate"] = store.keys / result.seconds
+        return found
+
+    def rows(self) -> list[Row]:
+        return [
+            Row(
+                name=f"catch-up by snapshot, {leader} to {follower}",
+                unit="keys/s",
+                figure=f"{leader}_rate",
+                target_min=100_000.0,
+                durability="SYNC",
+            )
+            for leader, follower in CATCH_UPS
+        ]
 
 
 def fail_over(cluster: ThreeMembers) -> float:
@@ -252,29 +313,7 @@ def fail_over(cluster: ThreeMembers) -> float:
         cluster.members[place] = leader.again()
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the cases; 0 even where a target does not hold."""
-    parser = argparse.ArgumentParser(prog="revstore_bench.cluster", description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="rough")
-    parser.add_argument("--only", default="", help="only cases whose name has this")
-    parser.add_argument("--json", type=Path, help="write every sample to this file")
-    parser.add_argument(
-        "--flag", action="append", default=[], help="for revstore serve"
-    )
-    options = parser.parse_args(arguments)
-    scale = QUICK if options.quick else STANDARD
-    with tempfile.TemporaryDirectory(prefix="bench-") as path:
-        directory = Path(path)
-        cases: list[Case] = [
-            ClusterCase(scale, directory / "cluster", options.flag),
-            SyncObjCase(scale, directory / "syncobj"),
-            FailOverCase(scale, directory / "fail-over"),
-        ]
-        chosen = [case for case in cases if options.only in case.name]
-        report = run(chosen, scale, directory, say)
-    publish(report, options.json)
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+def cases(scale: Scale, directory: Path) -> list[Case]:
+    """All of this file."""
+    kinds = (PutsCase, SyncObjCase, FailOverCase, CatchUpCase)
+    return [kind(scale, directory / kind.name) for kind in kinds]

@@ -22,7 +22,7 @@ NAMES = [case.name for case in all_cases(TINY, Path("unused"))]
 
 
 def _marked(name: str) -> object:
-    child = name.startswith(("open/", "serve/", "budget"))
+    child = name.startswith(("open/", "serve/", "budget", "cluster/"))
     marks = [pytest.mark.slow] if child else []
     return pytest.param(name, marks=marks)
 
