@@ -197,9 +197,7 @@ class AsyncNode:
             self._awaiting.next_came()
 
     def _pump(self) -> None:
-        if self._sleeping:
-            self._pump_now()
-        elif self._last_batch > 1 or self._is_crowded():
+        if self._last_batch > 1 or self._is_crowded():
             self._begin_gathering()
         else:
             self._pump_now()
@@ -229,13 +227,10 @@ class AsyncNode:
         if self._pump_scheduled:
             return
         self._pump_scheduled = True
-        if self._sleeping:
-            self._pump_now()
-        else:
-            self._begin_gathering()
+        self._begin_gathering()
 
     def _begin_gathering(self) -> None:
-        if not self.replica.queued:
+        if self._sleeping or not self.replica.queued:
             self._pump_now()
         elif self._is_worth_sleeping():
             self._pump_scheduled = self._woken = False
