@@ -35,6 +35,15 @@ async def member(network: MemoryNetwork, path: Path, name: str) -> AsyncNode:
     return await AsyncNode.open(settings, random=Random(name), peers=peers)
 
 
+def begin_put(node: AsyncNode) -> list[ApplyResult | ApiError]:
+    """Propose a write; the answer comes into the list."""
+    answers: list[ApplyResult | ApiError] = []
+    request = rpc_pb2.PutRequest(key=b"a", value=b"1")
+    node.replica.propose(Tag.PUT, request.SerializeToString(), request, answers.append)
+    node._pump_now()
+    return answers
+
+
 def test_a_leader_without_a_majority_stops_while_a_write_waits(tmp_path: Path) -> None:
     """It waited for the answer with its clock stopped: for ever."""
 
@@ -45,12 +54,7 @@ def test_a_leader_without_a_majority_stops_while_a_write_waits(tmp_path: Path) -
         for other in nodes:
             if other is not leader:
                 await other.close()
-        answers: list[ApplyResult | ApiError] = []
-        request = rpc_pb2.PutRequest(key=b"a", value=b"1")
-        leader.replica.propose(
-            Tag.PUT, request.SerializeToString(), request, answers.append
-        )
-        leader._pump_now()
+        answers = begin_put(leader)
         assert leader.replica.busy()
         async with asyncio.timeout(PATIENCE_S):
             await leader.close()
@@ -66,13 +70,8 @@ def test_a_follower_stops_though_a_leader_took_its_write_along(tmp_path: Path) -
         network = MemoryNetwork()
         nodes = await asyncio.gather(*(member(network, tmp_path, one) for one in URLS))
         follower = next(one for one in nodes if not one.replica.is_leader)
-        answers: list[ApplyResult | ApiError] = []
-        request = rpc_pb2.PutRequest(key=b"a", value=b"1")
         follower.replica.send = lambda messages: None
-        follower.replica.propose(
-            Tag.PUT, request.SerializeToString(), request, answers.append
-        )
-        follower._pump_now()
+        answers = begin_put(follower)
         async with asyncio.timeout(PATIENCE_S):
             await follower.close()
         assert isinstance(answers[0], ApiError)
@@ -91,13 +90,8 @@ def test_a_write_that_others_have_to_hear_of_is_answered_before_the_end(
         network = MemoryNetwork()
         nodes = await asyncio.gather(*(member(network, tmp_path, one) for one in URLS))
         leader = next(one for one in nodes if one.replica.is_leader)
-        answers: list[ApplyResult | ApiError] = []
-        request = rpc_pb2.PutRequest(key=b"a", value=b"1")
         send, leader.replica.send = leader.replica.send, lambda messages: None
-        leader.replica.propose(
-            Tag.PUT, request.SerializeToString(), request, answers.append
-        )
-        leader._pump_now()
+        answers = begin_put(leader)
         leader.replica.send = send
         async with asyncio.timeout(PATIENCE_S):
             await leader.close()

@@ -13,9 +13,9 @@ from typing import Any, cast
 from urllib.parse import urlsplit
 
 import pytest
-import uvloop
 from tests.transports.certificates import Authority
 from tests.transports.grpcio_support import run
+from tests.transports.loops import LOOPS
 from tests.transports.peers_support import member_certificates, tls_of
 
 from revstore.logs import fields_of
@@ -42,7 +42,6 @@ TURNS_MAX = 1_000_000
 Reader = asyncio.StreamReader
 Writer = asyncio.StreamWriter
 Serve = Callable[[Reader, Writer], Awaitable[None]]
-LOOPS = {"asyncio": None, "uvloop": uvloop.new_event_loop}
 
 
 @pytest.fixture(params=LOOPS)

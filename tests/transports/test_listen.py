@@ -6,13 +6,12 @@ import asyncio
 from typing import cast
 
 import pytest
-import uvloop
+from tests.transports.loops import LOOPS
 
 from revstore.net.addresses import Address
 from revstore.net.listen import Listener
 
 ANY_PORT = Address("tcp://127.0.0.1:0", "tcp", "127.0.0.1", 0)
-LOOPS = {"asyncio": None, "uvloop": uvloop.new_event_loop}
 
 
 class ClosesItsListener(asyncio.Protocol):
