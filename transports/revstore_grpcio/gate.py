@@ -81,7 +81,11 @@ class Gate:
         return listener.urls[0]
 
     def caller_of(self, peer: str) -> Caller:
-        """Who made a call that the library has from ``peer``. Raises: nothing."""
+        """Who made a call that the library has from ``peer``.
+
+        From then on the end of its connection is for its calls to tell (rule 3).
+        Raises: nothing.
+        """
         _, _, port = peer.rpartition(":")
         found = self._by_port.get(int(port)) if port.isdigit() else None
         if found is None:
