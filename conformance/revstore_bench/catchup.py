@@ -262,10 +262,9 @@ def measure(store: Store, directory: Path) -> CatchUp:
         f"--leader={store.leader}",
         f"--follower={store.follower}",
     ]
-    members = {
-        role: _Member(role, directory, urls, rest) for role in ("leader", "follower")
-    }
-    leader, follower = members.values()
+    leader = _Member("leader", directory, urls, rest)
+    follower = _Member("follower", directory, urls, rest)
+    members = {"leader": leader, "follower": follower}
     try:
         applied, rows = map(int, leader.hear().split())
         follower.hear()

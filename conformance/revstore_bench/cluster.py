@@ -1,7 +1,8 @@
 """Three members on this machine, durable.
 
-What a cluster does beside etcd's under the same loads is the case "three" of
-``revstore_bench.table``; here are the loads that etcd cannot be given, and PySyncObj.
+What a cluster does beside etcd's under many loads is the case "three" of
+``revstore_bench.table``; here each transport is put under the same puts, with etcd and
+PySyncObj for comparison.
 
 Rules of this file:
 
@@ -23,6 +24,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -37,7 +39,7 @@ from revstore_bench.cluster_members import (
     start_etcd,
     start_revstore,
 )
-from revstore_bench.grpc import Load, flood, requests
+from revstore_bench.grpc import Load, flood, requests, watch
 from revstore_bench.load import LoadError, LoadReport
 from revstore_bench.model import Case, Row, Sample, Scale
 from revstore_bench.serving import PUT_PATH, RANGE_PATH, free_port, puts
@@ -123,52 +125,50 @@ class PutsCase(Case):
         for one in self._clusters:
             with started(one.start, self.directory / f"{one.name}-{number}") as cluster:
                 one.load(cluster.leader(), PUT_PATH, warm, 99)
-                self._measure(one, cluster, PUT_PATH, number, found)
+                self._measure(one, cluster, ("put", PUT_PATH), number, found)
                 if one.name == "tcp":
-                    self._measure(one, cluster, RANGE_PATH, number, found)
+                    self._measure(one, cluster, ("get", RANGE_PATH), number, found)
         return found
 
     def _measure(
         self,
         one: Loaded,
         cluster: ThreeMembers,
-        path: str,
+        what: tuple[str, str],
         number: int,
         found: dict[str, float],
     ) -> None:
-        figure = one.name if path == PUT_PATH else f"{one.name}_get"
-        cpu = cluster.cpu_seconds()
-        report = one.load(cluster.leader(), path, self.scale, number)
-        cpu = cluster.cpu_seconds() - cpu
-        found[f"{figure}_rate"] = report.rate
-        found[f"{figure}_cpu_us"] = cpu / report.calls * 1e6
-        found[f"{figure}_p50_ms"] = report.quantile(0.5) / 1000
-        found[f"{figure}_p99_ms"] = report.quantile(0.99) / 1000
+        leader = cluster.leader()
+        run = partial(one.load, leader, what[1], self.scale, number)
+        watch(run, (*what, one.name), leader, cluster.cpu_seconds, found)
 
     def rows(self) -> list[Row]:
         rows = []
         for one in self._clusters:
-            rows += self._rows(one.name, one.what, one.rate_min, "SYNC")
+            rows += self._rows("put", one.name, one.what, one.rate_min)
             if one.name == "tcp":
-                what = "linearizable gets through tcp"
-                rows += self._rows("tcp_get", what, None, "-")
+                rows += self._rows("get", "tcp", "linearizable gets through tcp")
         return rows
 
     def _rows(
-        self, name: str, what: str, rate_min: float | None, durability: str
+        self, name: str, side: str, what: str, rate_min: float | None = None
     ) -> list[Row]:
         title = f"three members: {self.scale.in_flight} {what}"
         return [
             Row(
                 name=title,
                 unit="calls/s",
-                figure=f"{name}_rate",
+                figure=f"{name}_rate_{side}",
                 target_min=rate_min,
-                durability=durability,
+                durability="SYNC" if name == "put" else "-",
             ),
-            Row(name=f"{title}: p50", unit="ms", figure=f"{name}_p50_ms"),
-            Row(name=f"{title}: p99", unit="ms", figure=f"{name}_p99_ms"),
-            Row(name=f"{title}: cpu, all members", unit="us", figure=f"{name}_cpu_us"),
+            Row(name=f"{title}: p50", unit="ms", figure=f"{name}_p50_ms_{side}"),
+            Row(name=f"{title}: p99", unit="ms", figure=f"{name}_p99_ms_{side}"),
+            Row(
+                name=f"{title}: cpu, all members",
+                unit="us",
+                figure=f"{name}_cpu_us_{side}",
+            ),
         ]
 
 

@@ -181,15 +181,34 @@ def measure(
 
     Raises: LoadError, OSError.
     """
+    run = partial(flood, target, load, scale, number, context)
+    watch(run, (load.name, load.path, side), target, cpu_seconds, found, context)
+
+
+def watch(
+    run: Callable[[], LoadReport],
+    what: tuple[str, str, str],
+    target: Target,
+    cpu_seconds: Callable[[], float],
+    found: dict[str, float],
+    context: ssl.SSLContext | None = None,
+) -> None:
+    """Run a load and add its figures; ``what`` is its name, its path and the side.
+
+    Raises:
+        LoadError: the store's revision did not grow by the puts, or grew without any.
+        OSError: a connection failed.
+    """
+    name, path, side = what
     before, cpu = revision_of(target, context), cpu_seconds()
-    report = flood(target, load, scale, number, context)
+    report = run()
     cpu = cpu_seconds() - cpu
     grown = revision_of(target, context) - before
-    if grown != (report.calls if load.path == PUT_PATH else 0):
+    if grown != (report.calls if path == PUT_PATH else 0):
         raise LoadError(f"{side}: {report.calls} calls made {grown} revisions")
-    found[f"{load.name}_rate_{side}"] = report.rate
-    found[f"{load.name}_cpu_us_{side}"] = cpu / report.calls * 1e6
-    quantiles(found, load.name, side, report)
+    found[f"{name}_rate_{side}"] = report.rate
+    found[f"{name}_cpu_us_{side}"] = cpu / report.calls * 1e6
+    quantiles(found, name, side, report)
 
 
 def rows_of(load: Load, what: str, cpu: str) -> list[Row]:
